@@ -1,0 +1,465 @@
+"""
+The gpt-scratch model: GPT-2's architecture (Radford et al., 2019) in the library's form.
+
+Read from top to bottom: attention -> MLP -> block -> model -> language model. Shapes stand in the margin:
+
+    B  batch_size         H  num_attention_heads       V  vocab_size
+    T  new tokens         D  head size, C / H          N  predictions that have a target row, B x T
+    S  past + new tokens  C  hidden_size
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_gpt_scratch import GPTScratchConfig
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out (Vaswani et al., 2017, equation 1). The other implementations compute the same, faster.
+
+    Args:
+        query, key, value (`torch.Tensor` of shape `(batch_size, num_heads, length, head_dim)`).
+        attention_mask (`torch.Tensor`, *optional*): added to the scores; a very negative number hides a position.
+
+    Returns:
+        The mixed values, of shape `(batch_size, query_length, num_heads, head_dim)`, and the attention weights.
+    """
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B, H, T, S)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    mixed = torch.matmul(weights, value)  # (B, H, T, D)
+    return mixed.transpose(1, 2).contiguous(), weights  # (B, T, H, D)
+
+
+class GPTScratchAttention(nn.Module):
+    """Causal self-attention: every position gathers information from itself and the positions before it."""
+
+    def __init__(self, config: GPTScratchConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj.writes_to_residual_stream = True  # read by `_init_weights`
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        input_shape = hidden_states.shape[:-1]  # (B, T)
+        # -1 and not the number of heads: under tensor parallelism each device holds a part of them.
+        head_shape = (*input_shape, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(head_shape).transpose(1, 2)  # (B, H, T, D)
+        key = self.k_proj(hidden_states).view(head_shape).transpose(1, 2)  # (B, H, T, D)
+        value = self.v_proj(hidden_states).view(head_shape).transpose(1, 2)  # (B, H, T, D)
+
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, H, S, D)
+
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        mixed, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )  # (B, T, H, D)
+        return self.o_proj(mixed.reshape(*input_shape, -1)), weights  # (B, T, C)
+
+
+class GPTScratchMLP(nn.Module):
+    """Two layers that work on each position by itself."""
+
+    def __init__(self, config: GPTScratchConfig):
+        super().__init__()
+        self.fc_in = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.fc_out = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc_out.writes_to_residual_stream = True  # read by `_init_weights`
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc_out(self.act_fn(self.fc_in(hidden_states)))  # (B, T, C)
+
+
+class GPTScratchDecoderLayer(GradientCheckpointingLayer):
+    """One block: attention, then the MLP, each on a normalised copy of the residual stream and added back to it."""
+
+    def __init__(self, config: GPTScratchConfig, layer_idx: int):
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = GPTScratchAttention(config, layer_idx)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = GPTScratchMLP(config)
+        self.residual_dropout = nn.Dropout(config.residual_dropout)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        hidden_states = hidden_states + self.residual_dropout(attended)
+        transformed = self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states + self.residual_dropout(transformed)  # (B, T, C)
+
+
+class GPTScratchPreTrainedModel(PreTrainedModel):
+    """What all classes below share with the library: loading, saving, initialisation, attention implementations."""
+
+    config_class = GPTScratchConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GPTScratchDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": GPTScratchDecoderLayer, "attentions": GPTScratchAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        # Every block adds two outputs to the residual stream, so its variance would grow with depth. GPT-2 (2019,
+        # section 2.3) shrinks the layers that write to it by 1 / sqrt(number of additions).
+        if getattr(module, "writes_to_residual_stream", False):
+            additions = 2 * self.config.num_hidden_layers
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range / math.sqrt(additions))
+
+
+class GPTScratchModel(GPTScratchPreTrainedModel):
+    """The decoder without a head: token ids in, hidden states out."""
+
+    def __init__(self, config: GPTScratchConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList(
+            [GPTScratchDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): the new tokens. Exactly one of
+                `input_ids` and `inputs_embeds` (`(batch_size, sequence_length, hidden_size)`) is given.
+            attention_mask (`torch.Tensor` of shape `(batch_size, past_length + sequence_length)`): 1 for tokens, 0 for
+                padding; or a ready-made 4-D mask.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): counted from the mask where one
+                is given, else from the cache's length. Positions that restart within a row mark packed documents,
+                which do not see each other (without a mask and a cache).
+            past_key_values (`Cache`): keys and values of the past tokens; the new ones are added to it.
+
+        Returns:
+            `BaseModelOutputWithPast` with `last_hidden_state` of shape `(batch_size, sequence_length, hidden_size)`.
+
+        Raises:
+            `ValueError`: more positions than the model has, or neither or both of the two kinds of input.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Exactly one of input_ids and inputs_embeds is needed")
+        if past_key_values is not None and not isinstance(past_key_values, Cache):
+            raise ValueError(
+                f"past_key_values is a {type(past_key_values).__name__}, but must be a transformers Cache: "
+                "pass transformers.DynamicCache() or leave it out"
+            )
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)  # (B, T, C)
+
+        query_length = inputs_embeds.shape[1]
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        self._check_lengths(query_length, past_length, position_ids, past_key_values)
+        if position_ids is None:
+            if attention_mask is not None and attention_mask.ndim == 2:
+                # Padding takes no positions, so a padded row gives the logits of the row alone.
+                position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -query_length:]  # (B, T)
+            else:
+                position_ids = torch.arange(query_length, device=inputs_embeds.device) + past_length
+                position_ids = position_ids.unsqueeze(0)  # (1, T)
+
+        # Before the new cache is made: packed documents are recognised only where there is none, and a cache that is
+        # still empty does not change the mask.
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )  # (B, 1, T, S), or None where the attention function needs none
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        hidden_states = inputs_embeds + self.embed_positions(position_ids)  # (B, T, C)
+        hidden_states = self.embedding_dropout(hidden_states)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=causal_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def _check_lengths(
+        self,
+        query_length: int,
+        past_length: int | torch.Tensor,
+        position_ids: torch.LongTensor | None,
+        past_key_values: Cache | None,
+    ) -> None:
+        """Says what is too long before the position embedding fails with an IndexError or a CUDA assert."""
+        limit = self.config.max_position_embeddings
+        if isinstance(past_length, torch.Tensor):
+            # A static cache counts on the device; reading it would stall a GPU and break a compiled graph.
+            if past_key_values.get_max_length() > limit:
+                raise ValueError(
+                    f"The cache holds up to {past_key_values.get_max_length()} tokens, but max_position_embeddings is "
+                    f"{limit}: make the cache shorter"
+                )
+            return
+        length = past_length + query_length
+        if position_ids is not None and past_key_values is None:
+            # A packed row may be longer than any of its documents, so its positions count. Reading them costs a
+            # device synchronisation, hence only on CPU or where the shapes alone already make us doubt.
+            if torch.compiler.is_compiling() or (length <= limit and position_ids.device.type != "cpu"):
+                return
+            length = int(position_ids.max()) + 1
+        if length > limit:
+            raise ValueError(
+                f"{length} positions, but max_position_embeddings is {limit}: shorten the input or generate fewer "
+                "tokens, or train a model with more positions"
+            )
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of a linear head, without ever holding all logits.
+
+    The gradients are computed together with the loss, chunk by chunk, because each chunk's logits are at hand then;
+    `backward` only scales them. Memory: one chunk of logits instead of three times all of them.
+    """
+
+    # Rows per chunk follow from this: large enough that the matrix products run at full speed, small enough to stay
+    # far below the activations (64 MiB of fp32 logits).
+    LOGITS_PER_CHUNK = 2**24
+
+    @staticmethod
+    def forward(ctx, hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        wants_hidden_gradient, wants_weight_gradient, _ = ctx.needs_input_grad
+        hidden_gradient = torch.empty_like(hidden_states) if wants_hidden_gradient else None
+        weight_gradient = torch.zeros_like(weight) if wants_weight_gradient else None
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_states.device)
+
+        device_type = hidden_states.device.type
+        autocast = torch.is_autocast_enabled(device_type)
+        dtype = torch.get_autocast_dtype(device_type) if autocast else hidden_states.dtype
+        weight = weight.to(dtype)
+        rows_per_chunk = max(1, _ChunkedCrossEntropy.LOGITS_PER_CHUNK // weight.shape[0])
+        for start in range(0, hidden_states.shape[0], rows_per_chunk):
+            chunk = slice(start, start + rows_per_chunk)
+            rows = hidden_states[chunk].to(dtype)  # (n, C)
+            logits = F.linear(rows, weight).float()  # (n, V)
+            index = targets[chunk].clamp(min=0).unsqueeze(1)  # (n, 1)
+            counted = (targets[chunk] != -100).unsqueeze(1)  # (n, 1)
+            normalizer = logits.logsumexp(dim=1, keepdim=True)  # (n, 1)
+            loss += ((normalizer - logits.gather(1, index)) * counted).sum()
+            if not (wants_hidden_gradient or wants_weight_gradient):
+                continue
+            # d loss / d logits = softmax(logits) - one_hot(target), and 0 in rows that are not counted.
+            gradient = logits.sub_(normalizer).exp_()
+            gradient.scatter_add_(1, index, torch.full_like(normalizer, -1.0))
+            gradient = gradient.mul_(counted).to(dtype)  # (n, V)
+            if wants_hidden_gradient:
+                hidden_gradient[chunk] = gradient @ weight
+            if wants_weight_gradient:
+                weight_gradient += gradient.T @ rows
+        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx, loss_gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        return *(None if gradient is None else gradient * loss_gradient for gradient in ctx.saved_tensors), None
+
+
+def chunked_causal_lm_loss(
+    hidden_states: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.LongTensor | None = None,
+    shift_labels: torch.LongTensor | None = None,
+    num_items_in_batch: int | torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Next-token cross-entropy in nats per counted token, from hidden states and the head's weight.
+
+    Equal to the library's `ForCausalLMLoss` on `hidden_states @ weight.T`, with the logits of a few rows at a time.
+
+    Args:
+        hidden_states (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`).
+        weight (`torch.Tensor` of shape `(vocab_size, hidden_size)`).
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): unshifted; -100 is not counted.
+        shift_labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): already shifted; used instead of
+            `labels` where given.
+        num_items_in_batch (`int` or `torch.Tensor`, *optional*): what the sum is divided by; the number of counted
+            tokens where it is `None`.
+    """
+    if shift_labels is None:
+        shift_labels = F.pad(labels, (0, 1), value=-100)[..., 1:]  # (B, T)
+    targets = shift_labels.reshape(-1).to(hidden_states.device)  # (N,)
+    if not torch.is_grad_enabled():  # not visible to an autograd function, which would compute unwanted gradients
+        hidden_states, weight = hidden_states.detach(), weight.detach()
+    loss = _ChunkedCrossEntropy.apply(hidden_states.reshape(targets.shape[0], -1), weight, targets)
+    if num_items_in_batch is None:
+        num_items_in_batch = (targets != -100).sum()
+    elif torch.is_tensor(num_items_in_batch):
+        num_items_in_batch = num_items_in_batch.to(loss.device)
+    return loss / num_items_in_batch
+
+
+class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
+    """The language model: the decoder and a linear head that scores the next token."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: GPTScratchConfig):
+        super().__init__(config)
+        self.model = GPTScratchModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        skip_logits: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        r"""
+        Args (the others are those of [`GPTScratchModel.forward`]):
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): the tokens to predict, *unshifted*
+                (usually `input_ids` themselves); -100 is not counted. The loss is the mean in nats per counted token,
+                or the sum divided by the keyword `num_items_in_batch`.
+            logits_to_keep (`int` or `torch.Tensor`): compute only the last so many logits (0: all), or those at the
+                given positions.
+            skip_logits (`bool`): compute the loss without holding all logits; `logits` is `None` then.
+            shift_labels (keyword, `torch.LongTensor` of shape `(batch_size, sequence_length)`): targets that are
+                shifted already, so that the last position has one too. Used instead of `labels` where both are given.
+
+        Returns:
+            `CausalLMOutputWithPast` with `logits` of shape `(batch_size, sequence_length, vocab_size)`.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
+
+        >>> config = GPTScratchConfig(vocab_size=512, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+        >>> model = GPTScratchForCausalLM(config).eval()
+        >>> input_ids = torch.tensor([[11, 22, 33]])
+        >>> model(input_ids, labels=input_ids).logits.shape
+        torch.Size([1, 3, 512])
+
+        ```"""
+        shift_labels = kwargs.pop("shift_labels", None)
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state  # (B, T, C)
+        wants_loss = labels is not None or shift_labels is not None
+        logits, loss = None, None
+        if skip_logits:
+            if not wants_loss:
+                raise ValueError("skip_logits=True leaves only the loss, which needs labels or shift_labels")
+            loss = chunked_causal_lm_loss(hidden_states, self.lm_head.weight, labels, shift_labels, num_items_in_batch)
+        else:
+            if isinstance(logits_to_keep, int):
+                logits_to_keep = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
+            logits = self.lm_head(hidden_states[:, logits_to_keep])  # (B, T, V)
+            if wants_loss:
+                loss = self.loss_function(
+                    logits=logits,
+                    labels=labels,
+                    vocab_size=self.config.vocab_size,
+                    num_items_in_batch=num_items_in_batch,
+                    shift_labels=shift_labels,
+                    **kwargs,
+                )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = ["GPTScratchForCausalLM", "GPTScratchModel", "GPTScratchPreTrainedModel"]
