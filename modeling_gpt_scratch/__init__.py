@@ -7,7 +7,6 @@ open a gpt-scratch folder without remote code.
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from ._version import __version__
 from .configuration_gpt_scratch import GPTScratchConfig
 from .modeling_gpt_scratch import GPTScratchForCausalLM, GPTScratchModel, GPTScratchPreTrainedModel
 
@@ -20,6 +19,7 @@ GPTScratchConfig.register_for_auto_class()
 GPTScratchModel.register_for_auto_class("AutoModel")
 GPTScratchForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 
+__version__ = "0.1.0"
 __all__ = [
     "GPTScratchConfig",
     "GPTScratchForCausalLM",
