@@ -1,0 +1,533 @@
+"""Conversion of checkpoints of the book's model: what is equal, what is refused, and what is left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file, save_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+
+from modeling_gpt_scratch import GPTScratchForCausalLM, conversion
+from modeling_gpt_scratch.__main__ import main
+from modeling_gpt_scratch.conversion import ConversionError, compare_logits, convert, convert_book_checkpoint
+
+# Two fp32 passes on CPU that add up in different orders differ by about 1e-6 at these sizes.
+TOLERANCE = 1e-5
+
+BOOK_CONFIG = {
+    "vocab_size": 61,
+    "context_length": 16,
+    "emb_dim": 32,
+    "n_heads": 4,
+    "n_layers": 2,
+    "drop_rate": 0.1,
+    "qkv_bias": False,
+}
+
+
+class BookNorm(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+        self.shift = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x):
+        centered = x - x.mean(-1, keepdim=True)
+        return self.scale * centered * (centered.square().mean(-1, keepdim=True) + 1e-5).rsqrt() + self.shift
+
+
+class BookAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        width, length = config["emb_dim"], config["context_length"]
+        self.num_heads = config["n_heads"]
+        self.W_query = nn.Linear(width, width, bias=config["qkv_bias"])
+        self.W_key = nn.Linear(width, width, bias=config["qkv_bias"])
+        self.W_value = nn.Linear(width, width, bias=config["qkv_bias"])
+        self.out_proj = nn.Linear(width, width)
+        self.register_buffer("mask", torch.ones(length, length).triu(1))
+
+    def forward(self, x):
+        length, head_size = x.shape[1], x.shape[2] // self.num_heads
+        outputs = []
+        for head in range(self.num_heads):  # one after the other: slow, and no reshaping that could be wrong
+            part = slice(head * head_size, (head + 1) * head_size)
+            query, key, value = self.W_query(x)[..., part], self.W_key(x)[..., part], self.W_value(x)[..., part]
+            scores = torch.einsum("bqd,bkd->bqk", query, key) / head_size**0.5
+            scores = scores.masked_fill(self.mask[:length, :length].bool(), -torch.inf)
+            outputs.append(scores.softmax(-1) @ value)
+        return self.out_proj(torch.cat(outputs, dim=-1))
+
+
+class BookMLP(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class BookBlock(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.att = BookAttention(config)
+        self.ff = BookMLP(config["emb_dim"])
+        self.norm1 = BookNorm(config["emb_dim"])
+        self.norm2 = BookNorm(config["emb_dim"])
+
+    def forward(self, x):
+        x = x + self.att(self.norm1(x))
+        return x + self.ff(self.norm2(x))
+
+
+class BookModel(nn.Module):
+    """The source's architecture, without dropout."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.tok_emb = nn.Embedding(config["vocab_size"], config["emb_dim"])
+        self.pos_emb = nn.Embedding(config["context_length"], config["emb_dim"])
+        self.trf_blocks = nn.Sequential(*[BookBlock(config) for _ in range(config["n_layers"])])
+        self.final_norm = BookNorm(config["emb_dim"])
+        self.out_head = nn.Linear(config["emb_dim"], config["vocab_size"], bias=False)
+        if config.get("tie_weights"):
+            self.out_head.weight = self.tok_emb.weight
+
+    def forward(self, input_ids):
+        x = self.tok_emb(input_ids) + self.pos_emb.weight[: input_ids.shape[1]]
+        return self.out_head(self.final_norm(self.trf_blocks(x)))
+
+
+def book_model(**changes) -> tuple[BookModel, dict]:
+    config = BOOK_CONFIG | changes
+    torch.manual_seed(0)
+    model = BookModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms too: with scale 1 and shift 0 a mix-up would not show
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        for embedding in (model.tok_emb, model.pos_emb):
+            embedding.weight.mul_(0.3)  # keeps a tied model's logits in the size that TOLERANCE is made for
+    return model.eval(), config
+
+
+def write_source(folder: Path, state_dict: object, config: dict | None, name: str = "model.pth") -> Path:
+    folder.mkdir(exist_ok=True)
+    if name.endswith(".safetensors"):
+        save_file({key: tensor.clone() for key, tensor in state_dict.items()}, folder / name)
+    else:
+        torch.save(state_dict, folder / name)
+    if config is not None:
+        (folder / "model.json").write_text(json.dumps(config))
+    return folder / name
+
+
+def refusal(capsys, tmp_path: Path, source: Path, *options: str) -> str:
+    """Converts what must be refused; returns the message after checking that it is all that is left behind."""
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["convert", str(source), str(tmp_path / "output"), *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    return captured.err
+
+
+@pytest.fixture
+def book():
+    return book_model()
+
+
+@pytest.fixture
+def input_ids():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(BOOK_CONFIG["vocab_size"], (3, BOOK_CONFIG["context_length"]), generator=generator)
+
+
+def write_tokenizer(folder: Path, num_words: int) -> Path:
+    vocabulary = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {f"w{i}": i + 3 for i in range(num_words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pt", "model.safetensors"])
+@pytest.mark.parametrize("qkv_bias", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_opened_folder_gives_the_logits_of_the_source(tmp_path, input_ids, tied, qkv_bias, name):
+    source, config = book_model(qkv_bias=qkv_bias, **({"tie_weights": True} if tied else {}))
+    write_source(tmp_path / "source", source.state_dict(), config, name)
+    assert convert(tmp_path / "source", tmp_path / "output") < TOLERANCE
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "output", trust_remote_code=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids).logits, source(input_ids), atol=TOLERANCE, rtol=0)
+    assert model.config.tie_word_embeddings is tied
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
+    assert ("lm_head.weight" in load_file(tmp_path / "output" / "model.safetensors")) is not tied
+
+
+def test_folder_opens_in_a_process_without_this_package(tmp_path, book, input_ids):
+    source, config = book
+    write_source(tmp_path / "source", source.state_dict(), config)
+    convert(tmp_path / "source", tmp_path / "output")
+    torch.save(input_ids, tmp_path / "ids.pt")
+    program = (
+        "import sys, torch; from transformers import AutoModelForCausalLM; folder = sys.argv[1]\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder + '/output', trust_remote_code=True)\n"
+        "assert 'modeling_gpt_scratch' not in sys.modules\n"
+        "torch.save(model(torch.load(folder + '/ids.pt')).logits.detach(), folder + '/logits.pt')"
+    )
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONPATH", None)
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=tmp_path, env=environment)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), source(input_ids), atol=TOLERANCE, rtol=0)
+
+
+def test_command_prints_the_place_the_difference_and_how_to_add_a_tokenizer(tmp_path, capsys, book):
+    source = write_source(tmp_path, book[0].state_dict(), book[1])
+    assert main(["convert", str(source), str(tmp_path / "new" / "output")]) == 0
+    written, hint = capsys.readouterr().out.splitlines()
+    assert str(tmp_path / "new" / "output") in written
+    difference = float(written.split()[-1].rstrip("."))
+    assert 0 < difference < TOLERANCE
+    assert "--tokenizer" in hint
+    assert {path.name for path in (tmp_path / "new" / "output").iterdir()} == {
+        "config.json",
+        "configuration_gpt_scratch.py",
+        "generation_config.json",
+        "model.safetensors",
+        "modeling_gpt_scratch.py",
+    }
+
+
+def test_output_folder_has_the_permissions_of_any_new_folder(tmp_path, book):
+    source = write_source(tmp_path / "source", book[0].state_dict(), book[1])
+    convert(source, tmp_path / "output")
+    assert (tmp_path / "output").stat().st_mode == (tmp_path / "source").stat().st_mode
+
+
+def test_book_fields_arrive_in_the_config(tmp_path):
+    source, config = book_model(drop_rate=0.25, qkv_bias=True)
+    model = convert_book_checkpoint(source.state_dict(), config)
+    found = model.config
+    assert (found.embedding_dropout, found.attention_dropout, found.residual_dropout) == (0.25, 0.25, 0.25)
+    assert (found.vocab_size, found.hidden_size, found.num_hidden_layers, found.num_attention_heads) == (61, 32, 2, 4)
+    assert (found.max_position_embeddings, found.intermediate_size, found.qkv_bias) == (16, 128, True)
+    assert model.generation_config.max_length == 16
+
+
+def test_checkpoint_with_a_model_state_dict_and_other_entries_is_unwrapped(tmp_path, book):
+    source, config = book
+    wrapper = {"model_state_dict": source.state_dict(), "optimizer_state_dict": {"state": {}, "lr": 0.1}}
+    assert convert(write_source(tmp_path, wrapper, config), tmp_path / "output") < TOLERANCE
+
+
+def test_checkpoint_of_the_legacy_file_format_is_read(tmp_path, book):
+    path = write_source(tmp_path, {}, book[1])
+    torch.save(book[0].state_dict(), path, _use_new_zipfile_serialization=False)
+    assert convert(path, tmp_path / "output") < TOLERANCE
+
+
+def test_checkpoint_without_masks_is_converted(tmp_path, book):
+    weights = {name: tensor for name, tensor in book[0].state_dict().items() if not name.endswith("mask")}
+    assert convert(write_source(tmp_path, weights, book[1]), tmp_path / "output") < TOLERANCE
+
+
+def test_checkpoint_without_head_is_tied(tmp_path, input_ids):
+    source, _ = book_model(tie_weights=True)
+    weights = source.state_dict()
+    del weights["out_head.weight"]
+    convert(write_source(tmp_path, weights, BOOK_CONFIG), tmp_path / "output")
+    model = GPTScratchForCausalLM.from_pretrained(tmp_path / "output")
+    assert model.config.tie_word_embeddings
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids).logits, source(input_ids), atol=TOLERANCE, rtol=0)
+
+
+def test_tied_checkpoint_of_safetensors_save_model_is_converted(tmp_path, input_ids):
+    source, config = book_model(tie_weights=True)
+    save_model(source, tmp_path / "model.safetensors")
+    assert "tok_emb.weight" not in load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    convert(tmp_path / "model.safetensors", tmp_path / "output")
+    model = GPTScratchForCausalLM.from_pretrained(tmp_path / "output")
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids).logits, source(input_ids), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_keep_their_dtype_and_value(tmp_path, book, dtype):
+    weights = book[0].to(dtype).state_dict()
+    convert(write_source(tmp_path, weights, book[1]), tmp_path / "output")
+    written = load_file(tmp_path / "output" / "model.safetensors")["model.layers.1.self_attn.v_proj.weight"]
+    assert written.dtype == dtype
+    assert torch.equal(written, weights["trf_blocks.1.att.W_value.weight"])
+
+
+def test_converted_model_does_not_change_with_the_source_tensors(book):
+    weights = book[0].state_dict()
+    model = convert_book_checkpoint(weights, book[1])
+    before = model.model.embed_tokens.weight.clone()
+    weights["tok_emb.weight"].zero_()
+    assert torch.equal(model.model.embed_tokens.weight, before)
+
+
+def test_config_option_replaces_the_file_beside_the_source(tmp_path, book):
+    source = write_source(tmp_path, book[0].state_dict(), {"wrong": 1})
+    (tmp_path / "other.json").write_text(json.dumps(book[1]))
+    assert convert(source, tmp_path / "output", config=tmp_path / "other.json") < TOLERANCE
+
+
+def test_tokenizer_is_saved_beside_the_model_and_its_tokens_enter_the_configs(tmp_path, capsys, book):
+    source = write_source(tmp_path / "source", book[0].state_dict(), book[1])
+    write_tokenizer(tmp_path / "tokenizer", num_words=20)
+    options = ["--tokenizer", str(tmp_path / "tokenizer")]
+    assert main(["convert", str(source), str(tmp_path / "output"), *options]) == 0
+    assert "--tokenizer" not in capsys.readouterr().out
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "output", trust_remote_code=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "output", trust_remote_code=True)
+    assert tokenizer("w0 w5")["input_ids"] == [3, 8]
+    assert tokenizer.model_max_length == 16
+    for config in (model.config, GenerationConfig.from_pretrained(tmp_path / "output")):
+        assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)
+    assert GenerationConfig.from_pretrained(tmp_path / "output").max_length == 16
+
+
+def test_tokenizer_of_a_converted_folder_is_accepted_without_remote_code(tmp_path, book):
+    source = write_source(tmp_path / "source", book[0].state_dict(), book[1])
+    convert(source, tmp_path / "first", tokenizer=str(write_tokenizer(tmp_path / "tokenizer", num_words=20)))
+    convert(source, tmp_path / "second", tokenizer=str(tmp_path / "first"))
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "second", trust_remote_code=True)) == 23
+
+
+def test_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, capsys, book):
+    source = write_source(tmp_path, book[0].state_dict(), book[1])
+    folder = write_tokenizer(tmp_path / "tokenizer", num_words=59)
+    message = refusal(capsys, tmp_path, source, "--tokenizer", str(folder))
+    assert "has 62 tokens" in message
+    assert "only 61" in message
+
+
+def test_missing_and_damaged_tokenizers_are_refused(tmp_path, capsys, book):
+    source = write_source(tmp_path, book[0].state_dict(), book[1])
+    folder = write_tokenizer(tmp_path / "tokenizer", num_words=5)
+    assert "none" in refusal(capsys, tmp_path, source, "--tokenizer", str(tmp_path / "none"))
+    (folder / "tokenizer.json").write_text("{}")
+    assert str(folder) in refusal(capsys, tmp_path, source, "--tokenizer", str(folder))
+
+
+def test_unknown_keys_missing_keys_and_wrong_shapes_are_named_together(tmp_path, capsys, book):
+    weights = book[0].state_dict()
+    weights["trf_blocks.2.norm1.scale"] = weights.pop("trf_blocks.1.norm1.scale")
+    weights["pos_emb.weight"] = weights["pos_emb.weight"][:8]
+    weights["trf_blocks.0.att.mask"] = torch.ones(8, 8)
+    message = refusal(capsys, tmp_path, write_source(tmp_path, weights, book[1]))
+    assert "1 unknown: trf_blocks.2.norm1.scale;" in message
+    assert "1 missing: trf_blocks.1.norm1.scale;" in message
+    assert "2 of a wrong shape: " in message
+    assert "pos_emb.weight is (8, 32), expected (16, 32)" in message
+    assert "trf_blocks.0.att.mask is (8, 8), expected (16, 16)" in message
+
+
+def test_many_unknown_keys_are_counted_and_the_first_named(tmp_path, capsys, book):
+    weights = {f"_orig_mod.{name}": tensor for name, tensor in book[0].state_dict().items()}
+    message = refusal(capsys, tmp_path, write_source(tmp_path, weights, book[1]))
+    assert f"{len(weights)} unknown: _orig_mod.tok_emb.weight, _orig_mod.pos_emb.weight, " in message
+    assert "_orig_mod.final_norm.scale" not in message
+
+
+def test_biases_that_the_config_denies_are_refused(tmp_path, capsys):
+    source, config = book_model(qkv_bias=True)
+    path = write_source(tmp_path, source.state_dict(), config | {"qkv_bias": False})
+    assert "6 unknown: trf_blocks.0.att.W_query.bias, " in refusal(capsys, tmp_path, path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bfloat16])
+def test_one_tensor_of_another_dtype_is_refused(tmp_path, capsys, book, dtype):
+    weights = book[0].state_dict()
+    weights["out_head.weight"] = weights["out_head.weight"].to(dtype)
+    assert str(dtype) in refusal(capsys, tmp_path, write_source(tmp_path, weights, book[1]))
+
+
+def test_checkpoint_of_integers_is_refused(tmp_path, capsys, book):
+    weights = {name: tensor.long() for name, tensor in book[0].state_dict().items()}
+    assert "dtypes torch.int64, expected" in refusal(capsys, tmp_path, write_source(tmp_path, weights, book[1]))
+
+
+def test_tied_config_with_a_different_head_is_refused(tmp_path, capsys, book):
+    path = write_source(tmp_path, book[0].state_dict(), book[1] | {"tie_weights": True})
+    assert "tie_weights is true" in refusal(capsys, tmp_path, path)
+
+
+def test_untied_config_without_head_is_refused(tmp_path, capsys, book):
+    weights = book[0].state_dict()
+    del weights["out_head.weight"]
+    path = write_source(tmp_path, weights, book[1] | {"tie_weights": False})
+    assert "1 missing: out_head.weight" in refusal(capsys, tmp_path, path)
+
+
+def test_config_problems_are_named_together(tmp_path, capsys, book):
+    config = {**book[1], "moe": {"num_experts": 4}, "n_heads": "4", "n_layers": True}
+    del config["drop_rate"]
+    message = refusal(capsys, tmp_path, write_source(tmp_path, book[0].state_dict(), config))
+    for problem in ("unknown field moe", "missing field drop_rate", "n_heads is '4', expected int", "n_layers is True"):
+        assert problem in message
+
+
+def test_sizes_that_do_not_fit_together_are_refused(tmp_path, capsys, book):
+    path = write_source(tmp_path, book[0].state_dict(), book[1] | {"n_heads": 5})
+    assert "not a multiple of num_attention_heads" in refusal(capsys, tmp_path, path)
+
+
+def test_absurd_sizes_are_refused_before_memory_is_asked_for(tmp_path, capsys, book):
+    path = write_source(tmp_path, book[0].state_dict(), book[1] | {"vocab_size": 10**12})
+    assert "expected (1000000000000, 32)" in refusal(capsys, tmp_path, path)
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", b"\xff\xfe"])
+def test_unreadable_config_is_refused(tmp_path, capsys, book, text):
+    path = write_source(tmp_path, book[0].state_dict(), None)
+    (tmp_path / "model.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert "model.json" in refusal(capsys, tmp_path, path)
+
+
+def test_missing_config_is_refused(tmp_path, capsys, book):
+    path = write_source(tmp_path, book[0].state_dict(), None)
+    message = refusal(capsys, tmp_path, path)
+    assert "model.json does not exist" in message
+    assert "--config" in message
+
+
+def test_missing_source_is_refused(tmp_path, capsys):
+    assert "none.pth does not exist" in refusal(capsys, tmp_path, tmp_path / "none.pth")
+
+
+def test_source_of_another_kind_is_refused(tmp_path, capsys):
+    (tmp_path / "model.bin").write_bytes(b"123")
+    assert ".safetensors" in refusal(capsys, tmp_path, tmp_path / "model.bin")
+
+
+def test_folder_without_or_with_several_checkpoints_is_refused(tmp_path, capsys, book):
+    source = tmp_path / "source"
+    source.mkdir()
+    assert "holds 0 checkpoints" in refusal(capsys, tmp_path, source)
+    write_source(source, book[0].state_dict(), book[1], "a.pth")
+    write_source(source, book[0].state_dict(), book[1], "b.pt")
+    assert "holds 2 checkpoints (a.pth, b.pt)" in refusal(capsys, tmp_path, source)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:-500], lambda whole: b"\x80" + whole])
+def test_damaged_files_are_refused(tmp_path, capsys, book, name, damage):
+    path = write_source(tmp_path, book[0].state_dict(), book[1], name)
+    path.write_bytes(damage(path.read_bytes()))
+    assert f"{name} cannot be read" in refusal(capsys, tmp_path, path)
+
+
+class RunsCommand:
+    def __init__(self, command: str):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(tmp_path, book, zipped):
+    path = write_source(tmp_path, {}, book[1])
+    state_dict = {**book[0].state_dict(), "extra": RunsCommand(f"touch {tmp_path / 'ran'}")}
+    torch.save(state_dict, path, _use_new_zipfile_serialization=zipped)
+    before = sorted(tmp_path.rglob("*"))
+    command = [sys.executable, "-m", "modeling_gpt_scratch", "convert", str(path), str(tmp_path / "output")]
+    finished = subprocess.run(
+        command, cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True
+    )
+    assert finished.returncode == 2
+    assert finished.stdout == b""
+    assert finished.stderr.startswith(b"error: ")
+    assert finished.stderr.count(b"\n") == 1
+    assert b".system" in finished.stderr  # what the file wanted to call
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(2)])
+def test_file_that_holds_no_state_dict_is_refused(tmp_path, capsys, book, content):
+    assert "state_dict()" in refusal(capsys, tmp_path, write_source(tmp_path, content, book[1]))
+
+
+def test_existing_output_is_refused_and_untouched(tmp_path, capsys, book):
+    source = write_source(tmp_path, book[0].state_dict(), book[1])
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "mine.txt").write_text("mine")
+    assert "not an empty folder" in refusal(capsys, tmp_path, source)
+    assert (tmp_path / "output" / "mine.txt").read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConversionError, match="not an empty folder"):
+        convert(source, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_empty_output_folder_is_used(tmp_path, book):
+    (tmp_path / "output").mkdir()
+    convert(write_source(tmp_path, book[0].state_dict(), book[1]), tmp_path / "output")
+    assert (tmp_path / "output" / "model.safetensors").is_file()
+
+
+def test_place_that_cannot_be_written_to_is_refused(tmp_path, capsys, book):
+    source = write_source(tmp_path, book[0].state_dict(), book[1])
+    (tmp_path / "output").symlink_to(source / "below" / "a-file")
+    assert "Not a directory" in refusal(capsys, tmp_path, source)
+
+
+def test_failure_while_writing_leaves_nothing(tmp_path, capsys, monkeypatch, book):
+    source = write_source(tmp_path, book[0].state_dict(), book[1])
+
+    def fail_late(model, folder):
+        (Path(folder) / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GPTScratchForCausalLM, "save_pretrained", fail_late)
+    assert "No space left on device" in refusal(capsys, tmp_path, source)
+
+
+def test_mixed_up_names_are_caught_by_the_logits_and_nothing_is_written(tmp_path, capsys, monkeypatch, book):
+    names = dict(conversion.BOOK_NAMES)
+    key, value = "trf_blocks.N.att.W_key.weight", "trf_blocks.N.att.W_value.weight"
+    names[key], names[value] = names[value], names[key]
+    monkeypatch.setattr(conversion, "BOOK_NAMES", names)
+    assert "logits differ" in refusal(capsys, tmp_path, write_source(tmp_path, book[0].state_dict(), book[1]))
+
+
+def test_small_difference_of_the_logits_is_refused(book):
+    source, config = book
+    model = convert_book_checkpoint(source.state_dict(), config)
+    for layer in model.model.layers:
+        layer.mlp.act_fn = nn.GELU()  # the exact form: the least visible mistake
+    with pytest.raises(ConversionError, match="logits differ"):
+        compare_logits(model, source)
+
+
+def test_checkpoint_with_a_weight_that_is_no_number_is_refused(tmp_path, capsys, book):
+    weights = book[0].state_dict()
+    weights["trf_blocks.1.ff.layers.0.bias"][3] = torch.nan
+    assert "not finite" in refusal(capsys, tmp_path, write_source(tmp_path, weights, book[1]))
+
+
+def test_abbreviated_options_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", "a.pth", str(tmp_path / "output"), "--conf", "model.json"])
+    assert stopped.value.code == 2
+    assert "--conf" in capsys.readouterr().err
