@@ -1,0 +1,1 @@
+"""Named model sizes, run recipes, and their one loader, [`recipe`]."""

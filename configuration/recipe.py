@@ -1,0 +1,347 @@
+"""
+The one loader of run recipes.
+
+A recipe is flat YAML. Its keys are the fields of three dataclasses: [`RunConfig`] (ours), `TrainingArguments` (the
+library's) and `GPTScratchConfig` (the model's; its values start from a named size in `configuration/models`). Any field
+can be overridden as `--field value`. Everything is checked here, once; all problems are reported together.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import enum
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import TrainingArguments
+
+from modeling_gpt_scratch import GPTScratchConfig
+
+MODELS = Path(__file__).parent / "models"
+
+_DERIVED = "is derived from the device: set `precision` instead"
+_FIXED = "is fixed by the program"
+_PUBLISHING = "belongs to publishing, which is hub_upload.py's work"
+# Fields of TrainingArguments that a recipe cannot set, because setting them would do nothing or do harm.
+REFUSED = {
+    **dict.fromkeys(("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "use_cpu"), _DERIVED),
+    "gradient_accumulation_steps": "follows from `tokens_per_step`, per_device_train_batch_size and the device count",
+    "auto_find_batch_size": "would change the batch: set `per_device_train_batch_size` instead",
+    **dict.fromkeys(
+        (
+            "batch_eval_metrics",
+            "dataloader_drop_last",
+            "do_eval",
+            "do_predict",
+            "do_train",
+            "eval_accumulation_steps",
+            "eval_do_concat_batches",
+            "eval_use_gather_object",
+            "ignore_data_skip",
+            "include_for_metrics",
+            "include_num_input_tokens_seen",
+            "label_names",
+            "length_column_name",
+            "liger_kernel_config",
+            "local_rank",
+            "logging_nan_inf_filter",
+            "prediction_loss_only",
+            "remove_unused_columns",
+            "resume_from_checkpoint",
+            "train_sampling_strategy",
+            "use_liger_kernel",
+        ),
+        _FIXED,
+    ),
+    **dict.fromkeys(
+        (
+            "hub_always_push",
+            "hub_model_id",
+            "hub_private_repo",
+            "hub_revision",
+            "hub_strategy",
+            "hub_token",
+            "push_to_hub",
+        ),
+        _PUBLISHING,
+    ),
+}
+
+
+RUN_HELP = {
+    "model": "a size named in configuration/models, without .json",
+    "corpus": "`stdlib` (the running Python's standard library), or a file or folder of text (.txt, .md, .py, .jsonl)",
+    "tokens_per_step": "tokens of one optimizer step, over all processes and accumulation steps",
+    "text_field": "the field of a .jsonl line that holds the text",
+    "tokenizer": "`train` (byte-level BPE of vocab_size tokens, on the training part), or a folder or Hub name",
+    "split": "how train, validation and test are parted: by each document's `hash`, in `contiguous` stretches of text, "
+    "or `auto`: by hash from 100 documents up",
+    "split_fractions": "shares of train, validation and test; 0.98, 0.01, 0.01 by hash, 0.9, 0.05, 0.05 contiguous",
+    "shuffle": "visit the training windows in a random order of (seed, epoch)",
+    "precision": "arithmetic of the matrix products; bf16 and fp16 by autocast, weights stay in fp32",
+    "muon_learning_rate": "train the blocks' matrices with Muon at this learning rate, all else by `optim`",
+    "data_dir": "where prepared token shards are kept, shared by runs",
+}
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be used; the message lists every problem, one a line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What a run needs beyond the model's config and `TrainingArguments`."""
+
+    model: str
+    corpus: str
+    tokens_per_step: int
+    text_field: str = "text"
+    tokenizer: str = "train"
+    split: Literal["auto", "hash", "contiguous"] = "auto"
+    split_fractions: list[float] | None = None
+    shuffle: bool = True
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    muon_learning_rate: float | None = None
+    data_dir: str = "data"
+
+    def __post_init__(self):
+        problems = []
+        if self.tokens_per_step < 1:
+            problems.append(f"tokens_per_step is {self.tokens_per_step}, but must be at least 1")
+        if self.muon_learning_rate is not None and self.muon_learning_rate <= 0:
+            problems.append(f"muon_learning_rate is {self.muon_learning_rate}, but must be positive")
+        fractions = self.split_fractions
+        if fractions is not None and (
+            len(fractions) != 3 or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6)
+        ):
+            problems.append(f"split_fractions is {fractions}, but must be three positive numbers that add up to 1")
+        if problems:
+            raise ValueError("\n".join(problems))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe. `training` holds a value for every `TrainingArguments` field that a recipe may set."""
+
+    run: RunConfig
+    model: GPTScratchConfig
+    training: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every setting with its resolved value, in the form of a recipe file."""
+        model = {name: getattr(self.model, name) for name in _MODEL_FIELDS}
+        return {**dataclasses.asdict(self.run), **model, **self.training}
+
+
+# Field name -> type annotation. Of the model's config only what our class declares: the library's base class has fields
+# that are no part of an architecture.
+_RUN_FIELDS = typing.get_type_hints(RunConfig)
+_MODEL_FIELDS = GPTScratchConfig.__annotations__
+_TRAINING_FIELDS = {
+    name: annotation
+    for name, annotation in typing.get_type_hints(TrainingArguments).items()
+    if name in TrainingArguments.__dataclass_fields__ and name not in REFUSED and name not in _MODEL_FIELDS
+}
+_FIELDS = {**_RUN_FIELDS, **_MODEL_FIELDS, **_TRAINING_FIELDS}
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """`int | None` -> (int, NoneType); a plain type -> itself."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _describe(annotation: Any) -> str:
+    parts = []
+    for member in _members(annotation):
+        if typing.get_origin(member) is Literal:
+            parts += [str(value) for value in typing.get_args(member)]
+        elif isinstance(member, type) and issubclass(member, enum.Enum):
+            return "one of " + ", ".join(str(value.value) for value in member)
+        elif member is type(None):
+            parts.append("null")
+        else:
+            parts.append(getattr(member, "__name__", str(member)) if not typing.get_args(member) else str(member))
+    return " or ".join(parts)
+
+
+def _convert(value: Any, annotation: Any) -> Any:
+    """`value` as one of the annotation's types. Raises TypeError where it is none of them."""
+    members = _members(annotation)
+    enums = [member for member in members if isinstance(member, type) and issubclass(member, enum.Enum)]
+    if enums:  # annotated `Enum | str` in the library, which accepts any string there and fails later
+        if value in [choice.value for choice in enums[0]]:
+            return value
+        raise TypeError
+    for member in members:
+        origin = typing.get_origin(member)
+        if origin is Literal:
+            if any(value == choice and type(value) is type(choice) for choice in typing.get_args(member)):
+                return value
+        elif origin is list:
+            if isinstance(value, list):
+                return [_convert(item, typing.get_args(member)[0]) for item in value]
+        elif member is float:
+            # YAML 1.1 reads 3e-4, without a dot, as a string.
+            try:
+                number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
+            except ValueError:
+                number = None
+            if number is not None and math.isfinite(number):
+                return value if isinstance(value, int) else number
+        elif member is int:
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+        elif isinstance(value, origin or member):
+            return value
+    raise TypeError
+
+
+def _from_text(text: str, annotation: Any) -> Any:
+    """A command-line value: what YAML reads in it if that fits, else the text itself if text fits."""
+    try:
+        parsed = yaml.safe_load(text)
+    except yaml.YAMLError:
+        parsed = text
+    without_text = tuple(member for member in _members(annotation) if member is not str)
+    try:
+        return _convert(parsed, typing.Union[without_text]) if without_text else _convert(text, str)  # noqa: UP007
+    except TypeError:
+        return _convert(text, annotation)
+
+
+def _unknown_key(key: str) -> str:
+    if key in REFUSED:
+        return f"{key} {REFUSED[key]}"
+    close = difflib.get_close_matches(key, _FIELDS, n=1)
+    return f"{key} is no setting" + (f": did you mean {close[0]}?" if close else "; --help lists them all")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"recipe {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe {path} must hold `key: value` lines, but holds {type(values).__name__}")
+    return values
+
+
+def load_recipe(path: Path | None, overrides: dict[str, str]) -> Recipe:
+    """Reads a recipe file, applies `--field value` overrides, fills in defaults and checks everything.
+
+    Args:
+        path: the YAML file; `None` where the overrides say it all.
+        overrides: field name -> text as typed on the command line.
+
+    Raises:
+        RecipeError: listing every problem found.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for source, convert in ((_read_yaml(path) if path else {}, _convert), (overrides, _from_text)):
+        for key, value in source.items():
+            if key not in _FIELDS:
+                problems.append(_unknown_key(str(key)))
+                continue
+            try:
+                values[key] = convert(value, _FIELDS[key])
+            except TypeError:
+                problems.append(f"{key} is {value!r} ({type(value).__name__}), but must be {_describe(_FIELDS[key])}")
+
+    for name in ("model", "corpus", "tokens_per_step", "output_dir"):
+        if name not in values and not any(problem.startswith(f"{name} ") for problem in problems):
+            problems.append(f"{name} is missing")
+    sizes: dict[str, Any] = {}
+    if "model" in values:
+        size_file = MODELS / f"{values['model']}.json"
+        if size_file.is_file() and size_file.parent == MODELS:
+            sizes = json.loads(size_file.read_text(encoding="utf-8"))
+        else:
+            known = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
+            problems.append(f"model is {values['model']!r}, but the sizes in configuration/models are: {known}")
+    if problems:
+        raise RecipeError("\n".join(problems))
+
+    run = model = None
+    try:
+        run = RunConfig(**{name: values[name] for name in _RUN_FIELDS if name in values})
+    except ValueError as error:
+        problems.append(str(error))
+    try:
+        model = GPTScratchConfig(**{**sizes, **{name: values[name] for name in _MODEL_FIELDS if name in values}})
+    except StrictDataclassError as error:
+        problems += str(error.__cause__ or error).split("; ")
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return Recipe(run, model, {**_training_defaults(), **{n: values[n] for n in _TRAINING_FIELDS if n in values}})
+
+
+def _training_defaults() -> dict[str, Any]:
+    defaults = {}
+    for declared in dataclasses.fields(TrainingArguments):
+        if declared.name in _TRAINING_FIELDS:
+            has_factory = declared.default_factory is not dataclasses.MISSING
+            defaults[declared.name] = declared.default_factory() if has_factory else declared.default
+    return defaults
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that [`load_recipe`] reads back to the same recipe."""
+    return yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)
+
+
+def differences(recipe: Recipe, saved: Path) -> list[str]:
+    """What `recipe` says otherwise than the saved recipe file, one line for each field; empty if they agree."""
+    old = load_recipe(saved, {}).as_dict()
+    return [f"{key} was {old[key]!r}, now {value!r}" for key, value in recipe.as_dict().items() if old[key] != value]
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds RECIPE and one `--field` for each setting; [`overrides_from`] reads them back."""
+    parser.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE.yaml", help="the run's settings")
+    help_texts = {
+        declared.name: declared.metadata.get("help", "") for declared in dataclasses.fields(TrainingArguments)
+    }
+    help_texts.update(RUN_HELP)
+    for title, fields in (
+        ("run", _RUN_FIELDS),
+        ("model (modeling_gpt_scratch/configuration_gpt_scratch.py explains these)", _MODEL_FIELDS),
+        ("training (transformers.TrainingArguments)", _TRAINING_FIELDS),
+    ):
+        group = parser.add_argument_group(title)
+        for name, annotation in fields.items():
+            group.add_argument(
+                f"--{name}",
+                # `--shuffle` alone means true.
+                **({"nargs": "?", "const": "true"} if bool in _members(annotation) else {}),
+                default=argparse.SUPPRESS,
+                metavar="VALUE",
+                help=" ".join(help_texts.get(name, "").split()).replace("%", "%%"),
+            )
+
+
+def parse_recipe_arguments(parser: argparse.ArgumentParser, argv: list[str]) -> Recipe:
+    """Parses a command line made by [`add_recipe_arguments`] and loads its recipe.
+
+    Raises:
+        RecipeError: also for options that are no setting, with a suggestion.
+    """
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options = [text.removeprefix("--").split("=")[0] for text in unknown if text.startswith("-")]
+        raise RecipeError("\n".join(map(_unknown_key, options)) or f"{unknown[0]} is neither a recipe nor an option")
+    overrides = {name: text for name, text in vars(arguments).items() if name in _FIELDS}
+    return load_recipe(arguments.recipe, overrides)

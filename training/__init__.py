@@ -1,0 +1,1 @@
+"""The programs, run from a clone as `python -m training COMMAND`."""

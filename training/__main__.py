@@ -1,0 +1,38 @@
+"""`python -m training COMMAND`: `pretrain` makes a model from text, `generate` lets it write."""
+
+import sys
+
+from configuration.recipe import RecipeError
+
+from . import generate, pretrain
+from .errors import InputError
+
+COMMANDS = {"pretrain": pretrain.main, "generate": generate.main}
+
+
+def main(argv: list[str]) -> int:
+    """Runs a command and returns its exit code: 2 for bad input, 130 when interrupted."""
+    if not argv or argv[0] not in COMMANDS:
+        if argv and argv[0] in ("-h", "--help"):
+            print(f"{__doc__}\n\nusage: python -m training {{{','.join(COMMANDS)}}} ...   (--help after a command)")
+            return 0
+        found = f"{argv[0]} is no command" if argv else "a command is missing"
+        print(f"error: {found}; commands are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[argv[0]](argv[1:])
+    except (InputError, RecipeError) as error:
+        for problem in str(error).splitlines():
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        # Disks fill up and folders forbid writing. Whatever else an OSError may be, its message names the file.
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the newest checkpoint", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

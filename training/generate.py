@@ -1,0 +1,118 @@
+"""`python -m training generate MODEL --prompt "..."`: continue prompts, printed as they are written."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TextStreamer,
+    logging,
+    set_seed,
+)
+
+from .errors import InputError
+from .tokenizer import check_name
+
+DEFAULT_NEW_TOKENS = 200
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training generate", description=__doc__, allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", help="a model folder or a Hub name")
+    parser.add_argument(
+        "--prompt", action="append", help="text to continue; may be given again; without it, lines of standard input"
+    )
+    parser.add_argument(
+        "--temperature", type=_number(0), default=0.8, help="0: always the likeliest token (default 0.8)"
+    )
+    parser.add_argument("--top_k", type=_count, help="sample among so many likeliest tokens (default: all)")
+    parser.add_argument(
+        "--top_p", type=_number(0, 1), help="sample among the likeliest tokens of this total probability"
+    )
+    parser.add_argument(
+        "--max_new_tokens", type=_count, help=f"default {DEFAULT_NEW_TOKENS}, or what the model has room for"
+    )
+    parser.add_argument("--seed", type=int, help="for the same text again; counts for each prompt anew")
+    arguments = parser.parse_args(argv)
+
+    logging.disable_progress_bar()
+    model, tokenizer = load(arguments.model)
+    sampling = {
+        "do_sample": arguments.temperature > 0,
+        **({"temperature": arguments.temperature, "top_k": arguments.top_k or 0} if arguments.temperature else {}),
+        **({"top_p": arguments.top_p} if arguments.top_p is not None and arguments.temperature else {}),
+    }
+    prompts = arguments.prompt or (line.rstrip("\n") for line in sys.stdin)
+    for prompt in prompts:
+        continue_prompt(model, tokenizer, prompt, arguments.max_new_tokens, arguments.seed, sampling)
+    return 0
+
+
+def _number(low: float, high: float = float("inf")):
+    def number(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}")
+        return value
+
+    return number
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a folder or Hub name, on the best device.
+
+    Raises:
+        InputError: it is no model folder.
+    """
+    if Path(name).is_dir() and not (Path(name) / "config.json").exists():
+        raise InputError(f"{name} is no model folder: it has no config.json")
+    check_name(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(f"{name} cannot be opened: {str(error).strip().splitlines()[0]}") from None
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return model.to(device).eval(), tokenizer
+
+
+def continue_prompt(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    max_new_tokens: int | None,
+    seed: int | None,
+    sampling: dict,
+) -> None:
+    """Prints a prompt and its continuation, word by word.
+
+    Raises:
+        InputError: prompt and new tokens together are longer than the model.
+    """
+    # An empty prompt starts like a document: after an end of text.
+    inputs = tokenizer(prompt or tokenizer.bos_token, return_tensors="pt").to(model.device)
+    length = inputs["input_ids"].shape[1]
+    limit = model.config.max_position_embeddings
+    room = limit - length
+    if room < 1:
+        raise InputError(f"the prompt has {length} tokens, but the model holds {limit}, the new ones included")
+    if max_new_tokens is not None and max_new_tokens > room:
+        raise InputError(f"max_new_tokens is {max_new_tokens}, but after {length} tokens of prompt {room} are left")
+    if seed is not None:
+        set_seed(seed)
+    streamer = TextStreamer(tokenizer, skip_special_tokens=True)
+    max_length = length + (max_new_tokens or min(DEFAULT_NEW_TOKENS, room))
+    model.generate(**inputs, max_length=max_length, streamer=streamer, **sampling)

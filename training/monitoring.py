@@ -1,0 +1,103 @@
+"""Watching a run: a progress bar in tokens, and metrics.jsonl, from which charts.py draws."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, oldest first; a last line that was cut off is left out."""
+    file = folder / METRICS
+    if not file.exists():
+        return []
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+class RunMonitor(TrainerCallback):
+    """Shows a run's progress and writes what the Trainer logs to metrics.jsonl.
+
+    A line holds `step`, `tokens` (trained on so far), `elapsed_seconds` (of training, over all resumes), and either
+    training figures (`loss`, `grad_norm`, `learning_rate`, `tokens_per_second`) or evaluation figures (`eval_*`).
+
+    Args:
+        folder: the run folder.
+        tokens_per_step: tokens of an optimizer step.
+    """
+
+    def __init__(self, folder: Path, tokens_per_step: int):
+        self.folder = folder
+        self.tokens_per_step = tokens_per_step
+        self.bar: tqdm | None = None
+        self.started_at = 0.0
+        self.previous = (0.0, 0)  # elapsed seconds and step of the last training line
+
+    @property
+    def elapsed_seconds(self) -> float:
+        return time.perf_counter() - self.started_at
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        # A run that is resumed repeats the steps after its checkpoint, so their lines go.
+        kept = [line for line in read_metrics(self.folder) if line["step"] <= state.global_step and state.global_step]
+        (self.folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        elapsed = kept[-1]["elapsed_seconds"] if kept else 0.0
+        self.started_at = time.perf_counter() - elapsed
+        self.previous = (elapsed, state.global_step)
+        self.bar = tqdm(
+            total=state.max_steps * self.tokens_per_step,
+            initial=state.global_step * self.tokens_per_step,
+            desc="training",
+            unit="tok",
+            unit_scale=True,
+            disable=bool(args.disable_tqdm),
+        )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self.bar is not None:
+            self.bar.update(self.tokens_per_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **kwargs
+    ):
+        if self.bar is None:  # another rank, or not training
+            return
+        line = {
+            "step": state.global_step,
+            "tokens": state.global_step * self.tokens_per_step,
+            "elapsed_seconds": round(self.elapsed_seconds, 3),
+        }
+        if "loss" in logs:
+            seconds, step = self.previous
+            rate = (state.global_step - step) * self.tokens_per_step / (line["elapsed_seconds"] - seconds)
+            self.previous = (line["elapsed_seconds"], state.global_step)
+            line |= {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
+            line["tokens_per_second"] = round(rate, 1)
+            self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
+        elif "eval_loss" in logs:
+            line |= {name: value for name, value in logs.items() if name.startswith("eval_")}
+            self.bar.write(
+                f"step {state.global_step:,}: validation loss {logs['eval_loss']:.4f} nats per token, "
+                f"{logs['eval_bits_per_byte']:.4f} bits per byte"
+            )
+        else:
+            return
+        with (self.folder / METRICS).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

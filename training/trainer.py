@@ -1,0 +1,130 @@
+"""The library's Trainer, on token windows: exact token counts, a loss without full logits, our order and optimizers."""
+
+import math
+import time
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer
+
+from .batches import IGNORED, TokenWindows, WindowOrder, collate_windows
+from .optimizers import MuonWithAuxiliary
+
+
+class GPTScratchTrainer(Trainer):
+    """Trains a `GPTScratchForCausalLM` on [`TokenWindows`].
+
+    Args:
+        order: which window comes when; overrides the library's sampler.
+        muon_learning_rate: train the blocks' matrices with Muon at this rate, or `None`.
+        eval_utf8_bytes: size of the evaluation text, for bits per byte.
+        **kwargs: those of `transformers.Trainer`.
+    """
+
+    def __init__(self, *, order: WindowOrder, muon_learning_rate: float | None, eval_utf8_bytes: int, **kwargs):
+        super().__init__(data_collator=collate_windows, **kwargs)
+        self.order = order
+        self.muon_learning_rate = muon_learning_rate
+        self.eval_utf8_bytes = eval_utf8_bytes
+        # The library's smoother takes the labels away from the model and, for classes that it does not know, compares
+        # each position with its own input. `compute_loss` smooths instead.
+        self.label_smoother = None
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> WindowOrder:
+        return self.order
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is not None or self.muon_learning_rate is None:
+            return super().create_optimizer() if model is None else super().create_optimizer(model)
+        model = self.model if model is None else model
+        decayed = set(self.get_decay_parameter_names(model))
+        # Muon orthogonalises what a matrix does to a vector, which an embedding or a head does not do.
+        in_blocks = {name for name, parameter in model.named_parameters() if ".layers." in name and parameter.ndim == 2}
+        matrices, others, others_decayed = [], [], []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                (matrices if name in in_blocks else others_decayed if name in decayed else others).append(parameter)
+        optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+        auxiliary = optimizer_class(
+            [
+                {"params": others_decayed, "weight_decay": self.args.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            **settings,
+        )
+        self.optimizer = MuonWithAuxiliary(
+            matrices, auxiliary, lr=self.muon_learning_rate, weight_decay=self.args.weight_decay
+        )
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, dict]:
+        """Cross-entropy in nats per counted token of the whole accumulated batch, without materialising all logits."""
+        if self.args.label_smoothing_factor == 0:
+            inputs = {**inputs, "use_cache": False, "skip_logits": not return_outputs}
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets = inputs["shift_labels"].flatten()
+        outputs = model(input_ids=inputs["input_ids"], use_cache=False)
+        loss = F.cross_entropy(
+            outputs.logits.flatten(0, 1).float(),
+            targets,
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=self.args.label_smoothing_factor,
+        )
+        if num_items_in_batch is None:
+            loss = loss / (targets != IGNORED).sum()
+        else:
+            # The gradients of all processes are averaged, while the count is that of all processes together.
+            shared = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            loss = loss / num_items_in_batch * shared
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(
+        self,
+        eval_dataset: TokenWindows | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        utf8_bytes: int | None = None,
+    ) -> dict[str, float]:
+        """Mean loss over every token of the windows, each counted once, whatever the number of processes.
+
+        Returns:
+            `{prefix}_loss` in nats per token, `{prefix}_bits_per_byte` of the text, `{prefix}_tokens`,
+            `{prefix}_runtime` in seconds.
+        """
+        windows = self.eval_dataset if eval_dataset is None else eval_dataset
+        utf8_bytes = self.eval_utf8_bytes if utf8_bytes is None else utf8_bytes
+        started_at = time.perf_counter()
+        accelerator = self.accelerator
+        model = self.model
+        was_training = model.training
+        model.eval()
+        totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # nats, tokens
+        # Plain rounds over the ranks instead of the library's loader, which repeats windows to make shares equal.
+        mine = range(accelerator.process_index, len(windows), accelerator.num_processes)
+        for batch in DataLoader(
+            torch.utils.data.Subset(windows, mine), self.args.eval_batch_size, collate_fn=collate_windows
+        ):
+            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+            with torch.no_grad(), self.compute_loss_context_manager(), accelerator.autocast():
+                nats = model(**batch, use_cache=False, skip_logits=True, num_items_in_batch=1).loss
+            totals += torch.stack([nats.double(), (batch["shift_labels"] != IGNORED).sum().double()])
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        model.train(was_training)
+        nats, tokens = accelerator.reduce(totals, reduction="sum").tolist()
+        metrics = {
+            f"{metric_key_prefix}_loss": nats / tokens,
+            f"{metric_key_prefix}_bits_per_byte": nats / math.log(2) / utf8_bytes,
+            f"{metric_key_prefix}_tokens": int(tokens),
+            f"{metric_key_prefix}_runtime": time.perf_counter() - started_at,
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
