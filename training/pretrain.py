@@ -60,28 +60,29 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
     train_windows = TokenWindows(shards.tokens("train"), length)
     held_out = {part: TokenWindows(shards.tokens(part), length, keep_tail=True) for part in SPLITS[1:]}
     check_parts(shards, train_windows, held_out)
+    config = with_special_tokens(recipe.model, shards.tokenizer)
     max_steps = recipe.training["max_steps"]
     windows_per_step = micro_batch * processes * accumulation
     if max_steps <= 0:
         max_steps = steps_for_epochs(recipe.training["num_train_epochs"], len(train_windows), windows_per_step)
 
+    checkpoint = run.newest_checkpoint()
     settings = {
         **recipe.training,
         **precision,
         "max_steps": max_steps,
         "gradient_accumulation_steps": accumulation,
         "remove_unused_columns": False,
+        "eval_on_start": recipe.training["eval_on_start"] and checkpoint is None,
         "logging_nan_inf_filter": False,  # it would log a loss that is not a number as 0
     }
     try:
         arguments = TrainingArguments(**settings)
     except (ValueError, ImportError) as error:
         raise InputError(f"TrainingArguments refuses the recipe: {' '.join(str(error).split())}") from None
-    checkpoint = run.newest_checkpoint()
     run.begin({"corpus": shards.manifest["corpus"], "tokenizer_sha256": shards.manifest["tokenizer"]["sha256"]})
 
     set_seed(arguments.seed)
-    config = with_special_tokens(recipe.model, shards.tokenizer)
     model = GPTScratchForCausalLM(config)
     # `pipeline` and `generate` continue up to what the model can hold, whoever does not say how far.
     model.generation_config.max_length = length

@@ -1,0 +1,279 @@
+"""`python -m training pretrain`, from the command line to the finished folder."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Trainer
+
+from training.__main__ import main
+from training.monitoring import RunMonitor, read_metrics
+
+ROOT = Path(__file__).parent.parent
+RECORDS = ("recipe.yaml", "run.json", "metrics.jsonl")
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    for number in range(20):
+        (folder / f"{number:02}.txt").write_text(f"Line {number} of a text that says the same again.\n" * 20)
+    return folder
+
+
+@pytest.fixture
+def command(texts, tmp_path):
+    """The command line of a tiny run with dropout; options can be overridden, or left out with `None`."""
+
+    def build(**options) -> list[str]:
+        values = {
+            "model": "demo",
+            "corpus": texts,
+            "tokens_per_step": 128,
+            "output_dir": tmp_path / "run",
+            "data_dir": tmp_path / "data",
+            "vocab_size": 300,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "max_position_embeddings": 32,
+            "residual_dropout": 0.1,
+            "per_device_train_batch_size": 2,
+            "max_steps": 12,
+            "learning_rate": "1e-2",
+            "muon_learning_rate": 0.02,
+            "eval_on_start": True,
+            "eval_strategy": "steps",
+            "eval_steps": 4,
+            "logging_steps": 2,
+            "save_steps": 4,
+            "disable_tqdm": True,
+        } | options
+        return [
+            "pretrain",
+            *(text for name, value in values.items() if value is not None for text in (f"--{name}", str(value))),
+        ]
+
+    return build
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def without_times(run: Path) -> list[dict]:
+    timed = ("elapsed_seconds", "tokens_per_second", "eval_runtime")
+    return [{name: value for name, value in line.items() if name not in timed} for line in read_metrics(run)]
+
+
+def test_a_run_leaves_records_charts_checkpoints_and_a_model_that_opens(command, tmp_path, capsys):
+    assert main(command()) == 0
+    run = tmp_path / "run"
+    expected = {*RECORDS, "loss.png", "gradient_norm.png", "learning_rate.png", "model"}
+    assert {path.name for path in run.iterdir()} == expected | {"checkpoint-4", "checkpoint-8", "checkpoint-12"}
+    assert all((run / name).read_bytes().startswith(b"\x89PNG") for name in expected if name.endswith(".png"))
+
+    lines = read_metrics(run)
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in lines if "eval_loss" in line] == [0, 4, 8, 12]
+    assert all(line["tokens"] == 128 * line["step"] for line in lines)
+    assert {"loss", "grad_norm", "learning_rate", "tokens_per_second", "elapsed_seconds"} <= lines[1].keys()
+
+    record = json.loads((run / "run.json").read_text())
+    result = record["result"]
+    assert result["eval_loss"] < result["initial"]["eval_loss"] - 0.5
+    assert (result["tokens"], result["steps"]) == (12 * 128, 12)
+    assert {"python", "torch", "transformers"} <= record["versions"].keys()
+
+    model = AutoModelForCausalLM.from_pretrained(run / "model")
+    tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    assert (model.config.eos_token_id, model.config.pad_token_id) == (0, 1)
+    assert (model.config.use_cache, model.generation_config.max_length, tokenizer.model_max_length) == (True, 32, 32)
+    assert model.config.residual_dropout == 0.1
+    assert (run / "checkpoint-12" / "modeling_gpt_scratch.py").exists()
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["adam_beta1"] == 0.9
+
+    printed = capsys.readouterr().out
+    assert f"validation: {result['initial']['eval_loss']:.4f} -> {result['eval_loss']:.4f} nats per token" in printed
+    assert "bits per byte" in printed
+
+
+def test_records_hold_no_path_or_name_of_this_machine(texts, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(texts, "corpus")
+    assert main(command(corpus="corpus", output_dir="run", data_dir="data", max_steps=2)) == 0
+    records = [Path("run", name) for name in RECORDS] + list(Path("data").glob("*/manifest.json"))
+    assert len(records) == 4
+    for name in (str(tmp_path), str(ROOT), os.uname().nodename):
+        assert not any(name in record.read_text() for record in records)
+
+
+def test_finished_run_shows_its_result_and_trains_no_more(command, tmp_path, capsys, monkeypatch):
+    assert main(command(max_steps=2)) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr(Trainer, "train", None)
+    assert main(command(max_steps=2)) == 0
+    again = capsys.readouterr().out
+    assert f"{tmp_path / 'run'} is finished" in again
+    assert first.splitlines()[-4:] == again.splitlines()[-4:]
+
+
+def test_interrupted_run_goes_on_to_the_very_same_end(command, tmp_path, capsys, monkeypatch):
+    whole, halted = tmp_path / "whole", tmp_path / "halted"
+    assert main(command(output_dir=whole)) == 0
+
+    def interrupt(self, args, state, control, **kwargs):
+        if state.global_step == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunMonitor, "on_step_end", interrupt)
+        assert main(command(output_dir=halted)) == 130
+    assert not (halted / "model").exists()
+    assert max(line["step"] for line in read_metrics(halted)) == 6
+    capsys.readouterr()
+
+    assert main(command(output_dir=halted)) == 0
+    assert "resumed from checkpoint-4" in capsys.readouterr().out
+    expected = weights(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(halted).items())
+    assert without_times(halted) == without_times(whole)
+
+
+def test_checkpoint_that_was_cut_off_is_passed_over(command, tmp_path, capsys):
+    assert main(command()) == 0
+    run = tmp_path / "run"
+    shutil.rmtree(run / "model")
+    (run / "checkpoint-12" / "trainer_state.json").unlink()
+    assert main(command()) == 0
+    assert "resumed from checkpoint-8" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_130_and_no_model_folder(command, tmp_path):
+    program = [sys.executable, "-m", "training", *command(max_steps=100_000)]
+    with subprocess.Popen(program, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "checkpoint-4").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().endswith("interrupted; the same command goes on from the newest checkpoint")
+    assert "Traceback" not in errors
+    assert not list((tmp_path / "run").glob("*model*"))
+
+
+def test_model_that_cannot_be_saved_leaves_no_half_of_it(command, tmp_path, capsys, monkeypatch):
+    def disk_full(self, folder):
+        (Path(folder) / "vocab.json").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    assert main(command(output_dir=tmp_path / "first", save_strategy="no", max_steps=2)) == 0  # prepares the data
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", disk_full)
+    assert main(command(save_strategy="no", max_steps=2)) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.glob("run/*model*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"corpus": "/absent"}, "corpus /absent does not exist"),
+        ({"learning_rat": "1"}, "learning_rat is no setting: did you mean learning_rate?"),
+        ({"seed": "one"}, "seed is 'one' (str), but must be int"),
+        ({"num_attention_heads": "5"}, "hidden_size is 32, not a multiple of num_attention_heads"),
+        ({"tokens_per_step": "100"}, "tokens_per_step is 100, but must be a multiple of 64"),
+        ({"precision": "fp16"}, "precision is fp16, which this device does not have"),
+        ({"precision": "tf32"}, "precision is tf32, which this device does not have"),
+        ({"output_dir": "{file}"}, "is a file, not a folder"),
+        ({"output_dir": "{file}/run"}, "Not a directory"),
+        ({"output_dir": "{other}"}, "holds files that are no run: choose another folder"),
+        ({"data_dir": "{file}"}, "{file}"),
+        ({"tokenizer": "/absent"}, "/absent does not exist"),
+        ({"vocab_size": "20"}, "vocab_size is 20, but a byte-level tokenizer has at least 258 tokens"),
+        ({"corpus": "{short}"}, "less than one window of 33: use more text, or a smaller max_position_embeddings"),
+        ({"corpus": "{empty}"}, "is empty: it holds no text"),
+        ({"corpus": "{latin}"}, "is not UTF-8 text"),
+        ({"eval_steps": None, "logging_steps": "0"}, "TrainingArguments refuses the recipe"),
+    ],
+)
+def test_bad_input_gets_a_clear_line_and_changes_nothing(options, message, command, tmp_path, capsys):
+    if message.startswith("precision") and torch.accelerator.is_available():
+        pytest.skip("this device has the precision")
+    places = {name: tmp_path / name for name in ("file", "other", "short", "empty", "latin")}
+    places["file"].write_text("precious")
+    for name, content in (("other", b"precious"), ("short", b"a b c d"), ("empty", b""), ("latin", b"caf\xe9")):
+        places[name].mkdir()
+        (places[name] / "file.txt").write_bytes(content)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    options = {name: value and value.format(**places) for name, value in options.items()}
+
+    assert main(command(**options)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("tokenizing")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message.format(**places) in lines[0]
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "data" not in path.parts}
+    assert after == before
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_another_run_is_refused_and_untouched(command, tmp_path, capsys):
+    assert main(command(max_steps=2)) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(command(max_steps=4, seed=1)) == 2
+    assert "holds a run of another recipe (max_steps was 2, now 4; seed was 42, now 1)" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_run_that_began_on_other_data_is_not_continued(command, tmp_path, texts, capsys):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(texts, corpus)
+    assert main(command(corpus=corpus, max_steps=4)) == 0
+    shutil.rmtree(tmp_path / "run" / "model")
+    (corpus / "00.txt").write_text("Something else.\n" * 50)
+    assert main(command(corpus=corpus, max_steps=4)) == 2
+    assert "began on other data" in capsys.readouterr().err
+
+
+def test_epochs_become_whole_steps(command, tmp_path):
+    assert main(command(max_steps=None, num_train_epochs=2, save_strategy="no", eval_strategy="no")) == 0
+    (manifest,) = tmp_path.glob("data/*/manifest.json")
+    windows = (json.loads(manifest.read_text())["parts"]["train"]["tokens"] - 1) // 32
+    result = json.loads((tmp_path / "run" / "run.json").read_text())["result"]
+    assert result["steps"] == -(-2 * windows // 4)
+
+
+def test_existing_tokenizer_must_fit_the_model(command, tmp_path, tokenizer, capsys):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    assert main(command(tokenizer=tmp_path / "tokenizer")) == 2
+    assert (
+        "the tokenizer has 400 tokens, but vocab_size is 300: set vocab_size to 400 or more" in capsys.readouterr().err
+    )
+    assert main(command(tokenizer=tmp_path / "tokenizer", vocab_size=512, max_steps=2)) == 0
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "run" / "model")) == 400
+
+
+@pytest.mark.parametrize(("argv", "message"), [([], "a command is missing"), (["train"], "train is no command")])
+def test_unknown_command_is_refused(argv, message, capsys):
+    assert main(argv) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_lists_the_settings(capsys):
+    assert main(["--help"]) == 0
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--help"])
+    printed = capsys.readouterr().out
+    assert "--tokens_per_step" in printed
+    assert "--learning_rate" in printed

@@ -1,0 +1,194 @@
+"""Recipes: one loader, everything checked, nothing guessed."""
+
+import argparse
+
+import pytest
+import yaml
+
+from configuration.recipe import (
+    MODELS,
+    RUN_HELP,
+    RecipeError,
+    RunConfig,
+    add_recipe_arguments,
+    differences,
+    dump_recipe,
+    load_recipe,
+    parse_recipe_arguments,
+)
+
+CONFIGURATION = MODELS.parent
+MINIMAL = {"model": "demo", "corpus": "stdlib", "tokens_per_step": "4096", "output_dir": "runs/x"}
+
+
+def parse(*argv: str):
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_recipe_arguments(parser)
+    return parse_recipe_arguments(parser, list(argv))
+
+
+def problems(overrides: dict[str, str]) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(None, MINIMAL | overrides)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGURATION.glob("recipes/*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads(path):
+    assert load_recipe(path, {}).training["output_dir"] == f"runs/{path.stem}"
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_named_size_loads_with_its_own_values(path):
+    model = load_recipe(None, MINIMAL | {"model": path.stem}).model
+    assert {name: getattr(model, name) for name in yaml.safe_load(path.read_text())} == yaml.safe_load(path.read_text())
+
+
+def test_file_and_command_line_give_the_same_recipe(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("model: demo\ncorpus: stdlib\ntokens_per_step: 4096\noutput_dir: runs/x\nlearning_rate: 3e-4\n")
+    assert load_recipe(file, {}).as_dict() == load_recipe(None, MINIMAL | {"learning_rate": "3e-4"}).as_dict()
+
+
+def test_command_line_overrides_the_file():
+    recipe = parse(str(CONFIGURATION / "recipes/demo.yaml"), "--max_steps", "60", "--embedding_dropout=0.1")
+    assert (recipe.training["max_steps"], recipe.model.embedding_dropout) == (60, 0.1)
+    assert load_recipe(CONFIGURATION / "recipes/demo.yaml", {}).training["max_steps"] != 60
+
+
+def test_every_default_is_written_out_and_reads_back_to_the_same_recipe(tmp_path):
+    recipe = load_recipe(CONFIGURATION / "recipes/demo.yaml", {"split_fractions": "[0.8, 0.1, 0.1]"})
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(recipe))
+    assert load_recipe(file, {}).as_dict() == recipe.as_dict()
+    assert differences(recipe, file) == []
+    assert {"adam_beta1", "text_field", "layer_norm_eps"} <= yaml.safe_load(file.read_text()).keys()
+
+
+def test_differences_name_the_fields(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(load_recipe(None, MINIMAL)))
+    other = load_recipe(None, MINIMAL | {"seed": "7", "shuffle": "false"})
+    assert differences(other, file) == ["shuffle was True, now False", "seed was 42, now 7"]
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("learning_rate", "3e-4", 3e-4),
+        ("learning_rate", "1", 1),
+        ("warmup_steps", "0.05", 0.05),
+        ("run_name", "12", "12"),
+        ("run_name", "null", None),
+        ("gradient_checkpointing", "true", True),
+        ("lr_scheduler_kwargs", "{min_lr_rate: 0.1}", {"min_lr_rate": 0.1}),
+        ("report_to", "[tensorboard]", ["tensorboard"]),
+        ("report_to", "tensorboard", "tensorboard"),
+        ("split", "hash", "hash"),
+        ("muon_learning_rate", "2e-2", 0.02),
+    ],
+)
+def test_values_get_the_fields_type(field, text, value):
+    found = load_recipe(None, MINIMAL | {field: text}).as_dict()[field]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_boolean_option_alone_means_true():
+    argv = [text for name, value in MINIMAL.items() for text in (f"--{name}", value)]
+    assert parse(*argv, "--qkv_bias", "false").model.qkv_bias is False
+    assert parse(*argv, "--torch_compile").training["torch_compile"] is True
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "message"),
+    [
+        ("seed", "abc", "seed is 'abc' (str), but must be int"),
+        ("seed", "1.5", "seed is '1.5' (str), but must be int"),
+        ("seed", "true", "seed is 'true' (str), but must be int"),
+        ("shuffle", "3", "shuffle is '3' (str), but must be bool"),
+        ("learning_rate", "nan", "learning_rate is 'nan' (str), but must be float"),
+        ("learning_rate", "fast", "learning_rate is 'fast' (str), but must be float"),
+        ("split", "random", "split is 'random' (str), but must be auto or hash or contiguous"),
+        ("eval_strategy", "often", "eval_strategy is 'often' (str), but must be one of no, steps, epoch"),
+        ("model", "huge", "model is 'huge', but the sizes in configuration/models are: demo, small"),
+        (
+            "model",
+            "../models/demo",
+            "model is '../models/demo', but the sizes in configuration/models are: demo, small",
+        ),
+        ("tokens_per_step", "0", "tokens_per_step is 0, but must be at least 1"),
+        ("muon_learning_rate", "0", "muon_learning_rate is 0, but must be positive"),
+        (
+            "split_fractions",
+            "[0.5, 0.5]",
+            "split_fractions is [0.5, 0.5], but must be three positive numbers that add up to 1",
+        ),
+        (
+            "num_attention_heads",
+            "3",
+            "hidden_size is 256, not a multiple of num_attention_heads, which is 3: each head gets an equal share of "
+            "the width",
+        ),
+    ],
+)
+def test_bad_values_are_refused_with_what_was_found_and_expected(field, text, message):
+    assert problems({field: text}) == [message]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("learning_rat", "learning_rat is no setting: did you mean learning_rate?"),
+        ("hiden_size", "hiden_size is no setting: did you mean hidden_size?"),
+        ("zzzz", "zzzz is no setting; --help lists them all"),
+        ("bf16", "bf16 is derived from the device: set `precision` instead"),
+        ("hub_token", "hub_token belongs to publishing, which is hub_upload.py's work"),
+        (
+            "gradient_accumulation_steps",
+            "gradient_accumulation_steps follows from `tokens_per_step`, per_device_train_batch_size and the device "
+            "count",
+        ),
+        ("remove_unused_columns", "remove_unused_columns is fixed by the program"),
+    ],
+)
+def test_unknown_and_refused_keys_are_named(key, message, tmp_path):
+    assert problems({key: "1"}) == [message]
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL | {"tokens_per_step": 4096, key: 1}))
+    with pytest.raises(RecipeError, match=message.split(":")[0]):
+        load_recipe(file, {})
+    with pytest.raises(RecipeError, match=message.split(":")[0]):
+        parse(f"--{key}", "1")
+
+
+def test_all_problems_are_reported_together():
+    assert len(problems({"seed": "x", "learning_rat": "1", "split": "y"})) == 3
+    assert len(problems({"num_attention_heads": "3", "embedding_dropout": "2", "tokens_per_step": "0"})) == 3
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(None, {})
+    assert str(caught.value).splitlines() == [
+        f"{name} is missing" for name in ("model", "corpus", "tokens_per_step", "output_dir")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"a: [1", "is not YAML"),
+        (b"- a", "must hold `key: value` lines, but holds list"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"learning_rate: '5'\nseed: '5'", "seed is '5' \\(str\\), but must be int"),
+    ],
+)
+def test_unreadable_recipes_are_refused(content, message, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(file, {})
+
+
+def test_every_setting_of_ours_has_a_help_text():
+    assert RUN_HELP.keys() == RunConfig.__dataclass_fields__.keys()

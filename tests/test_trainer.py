@@ -1,0 +1,224 @@
+"""Training: our Trainer counts tokens exactly, and a stock Trainer gets what it expects."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from modeling_gpt_scratch import GPTScratchForCausalLM
+from training.batches import TokenWindows, WindowOrder, collate_windows
+from training.optimizers import MuonWithAuxiliary
+from training.trainer import GPTScratchTrainer
+
+LENGTH = 16
+
+
+class Vector:
+    """Stands for a TokenVector: random ids."""
+
+    def __init__(self, length: int):
+        self.ids = np.random.default_rng(0).integers(0, 128, length)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, window):
+        return self.ids[window]
+
+
+@pytest.fixture
+def build_trainer(tiny_config, tmp_path):
+    """Our Trainer on 64 windows of 16 random tokens; TrainingArguments can be overridden."""
+
+    def build(muon_learning_rate=None, model=None, eval_windows=None, **arguments) -> GPTScratchTrainer:
+        settings = {
+            "output_dir": str(tmp_path),
+            "max_steps": 3,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "remove_unused_columns": False,
+            "use_cpu": True,
+            "disable_tqdm": True,
+        } | arguments
+        args = TrainingArguments(**settings)
+        train = TokenWindows(Vector(64 * LENGTH + 1), LENGTH)
+        samples = args.max_steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
+        torch.manual_seed(0)
+        return GPTScratchTrainer(
+            model=GPTScratchForCausalLM(tiny_config()) if model is None else model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=eval_windows or TokenWindows(Vector(5 * LENGTH + 4), LENGTH, keep_tail=True),
+            order=WindowOrder(len(train), samples, seed=3, shuffle=True),
+            muon_learning_rate=muon_learning_rate,
+            eval_utf8_bytes=200,
+        )
+
+    return build
+
+
+def history(trainer: Trainer, name: str) -> list[float]:
+    return [line[name] for line in trainer.state.log_history if name in line]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 8])
+def test_evaluation_weighs_every_token_alike_whatever_the_batch(batch_size, build_trainer):
+    trainer = build_trainer(per_device_eval_batch_size=batch_size)
+    ids = torch.from_numpy(trainer.eval_dataset.tokens.ids)
+    nats = 0.0
+    with torch.no_grad():
+        for start in range(0, len(ids) - 1, LENGTH):
+            window = ids[start : start + LENGTH + 1]
+            logits = trainer.model.eval()(window[:-1].unsqueeze(0)).logits[0]
+            nats += F.cross_entropy(logits, window[1:], reduction="sum").item()
+    metrics = trainer.evaluate()
+    assert metrics["eval_tokens"] == len(ids) - 1 == 83
+    assert metrics["eval_loss"] == pytest.approx(nats / 83, rel=1e-6)
+    assert metrics["eval_bits_per_byte"] == pytest.approx(nats / math.log(2) / 200, rel=1e-6)
+
+
+def test_evaluation_leaves_the_training_mode_alone(build_trainer):
+    trainer = build_trainer()
+    for training in (True, False):
+        trainer.model.train(training)
+        trainer.evaluate()
+        assert trainer.model.training is training
+
+
+def test_our_batches_count_every_prediction(build_trainer):
+    trainer = build_trainer()
+    batches = list(DataLoader(trainer.train_dataset, 8, collate_fn=collate_windows))[:2]
+    assert trainer._get_num_items_in_batch(batches, torch.device("cpu")) == 2 * 8 * LENGTH
+
+
+def test_training_visits_the_windows_in_their_order(build_trainer, monkeypatch):
+    seen = []
+    trainer = build_trainer(gradient_accumulation_steps=2)
+    get = TokenWindows.__getitem__
+    monkeypatch.setattr(TokenWindows, "__getitem__", lambda self, index: (seen.append(index), get(self, index))[1])
+    trainer.train()
+    assert seen[: 3 * 16] == list(trainer.order)
+
+
+def test_training_passes_no_logits_and_no_cache_around(build_trainer, monkeypatch):
+    calls = []
+    forward = GPTScratchForCausalLM.forward
+
+    def watch(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        calls.append((output.logits, output.past_key_values))
+        return output
+
+    monkeypatch.setattr(GPTScratchForCausalLM, "forward", watch)
+    trainer = build_trainer()
+    trainer.train()
+    trainer.evaluate()
+    assert calls
+    assert set(calls) == {(None, None)}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_accumulation_changes_nothing(smoothing, build_trainer):
+    runs = []
+    for micro_batch, accumulation in ((8, 1), (2, 4)):
+        trainer = build_trainer(
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=accumulation,
+            label_smoothing_factor=smoothing,
+        )
+        trainer.train()
+        runs.append((history(trainer, "loss"), history(trainer, "grad_norm")))
+    for whole, accumulated in zip(*runs, strict=True):
+        assert len(whole) == 3
+        assert accumulated == pytest.approx(whole, abs=1e-5)  # sums in another order
+
+
+def test_label_smoothing_compares_with_the_next_token(build_trainer):
+    trainer = build_trainer(label_smoothing_factor=0.1)
+    batch = next(iter(DataLoader(trainer.train_dataset, 2, collate_fn=collate_windows)))
+    logits = trainer.model(batch["input_ids"]).logits
+    expected = F.cross_entropy(logits.flatten(0, 1), batch["shift_labels"].flatten(), label_smoothing=0.1)
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(build_trainer().evaluate()["eval_loss"], rel=1e-6)
+
+
+def test_muon_trains_the_blocks_matrices_and_the_optimizer_all_else(build_trainer):
+    trainer = build_trainer(muon_learning_rate=0.02, weight_decay=0.1)
+    optimizer = trainer.create_optimizer()
+    assert isinstance(optimizer, MuonWithAuxiliary)
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    matrices, decayed, others = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
+    assert len(matrices) == 2 * 6
+    assert all(".layers." in name and name.endswith("weight") for name in matrices)
+    assert decayed == ["model.embed_tokens.weight", "model.embed_positions.weight"]
+    assert len(matrices) + len(decayed) + len(others) == len(names)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.02, 1e-2, 1e-2]
+
+
+@pytest.mark.parametrize("muon_learning_rate", [None, 0.02])
+def test_training_learns(muon_learning_rate, build_trainer):
+    trainer = build_trainer(muon_learning_rate=muon_learning_rate, max_steps=60, logging_steps=5)
+    trainer.train()
+    losses = history(trainer, "loss")
+    assert losses[-1] < losses[0] - 0.4  # 64 windows of random ids: it can only memorise
+
+
+class UnevenRows(torch.utils.data.Dataset):
+    """What a user has: dicts with ids and labels, some of which do not count."""
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        ids = torch.randint(0, 128, (12,), generator=torch.Generator().manual_seed(index))
+        labels = ids.clone()
+        labels[: index % 9] = -100
+        return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
+
+
+def test_stock_trainer_gives_the_same_loss_with_and_without_accumulation(tiny_model, tmp_path):
+    runs = []
+    for micro_batch, accumulation in ((8, 1), (2, 4)):
+        args = TrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=2,
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=accumulation,
+            logging_steps=1,
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        trainer = Trainer(tiny_model(), args, train_dataset=UnevenRows())
+        trainer.train()
+        runs.append((history(trainer, "loss"), history(trainer, "grad_norm")))
+    for whole, accumulated in zip(*runs, strict=True):
+        assert len(whole) == 2
+        assert accumulated == pytest.approx(whole, abs=1e-5)  # sums in another order
+
+
+def test_stock_trainer_reports_the_evaluation_loss(tiny_model, tmp_path):
+    model = tiny_model()
+    args = TrainingArguments(output_dir=str(tmp_path), per_device_eval_batch_size=16, use_cpu=True, disable_tqdm=True)
+    metrics = Trainer(model, args, eval_dataset=UnevenRows()).evaluate()
+    rows = [UnevenRows()[index] for index in range(16)]
+    ids, labels = (torch.stack([row[name] for row in rows]) for name in ("input_ids", "labels"))
+    expected = F.cross_entropy(model(ids).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    assert metrics["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_stock_trainer_evaluates_our_batches_by_their_shifted_labels(tiny_model, tmp_path):
+    model = tiny_model()
+    windows = TokenWindows(Vector(4 * LENGTH + 1), LENGTH)
+    args = TrainingArguments(output_dir=str(tmp_path), remove_unused_columns=False, use_cpu=True, disable_tqdm=True)
+    metrics = Trainer(model, args, data_collator=collate_windows, eval_dataset=windows).evaluate()
+    batch = next(iter(DataLoader(windows, 4, collate_fn=collate_windows)))
+    expected = F.cross_entropy(model(batch["input_ids"]).logits.flatten(0, 1), batch["shift_labels"].flatten())
+    assert metrics["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
