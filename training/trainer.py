@@ -25,7 +25,7 @@ class GPTScratchTrainer(Trainer):
     def __init__(self, *, order: WindowOrder, muon_learning_rate: float | None, eval_utf8_bytes: int, **kwargs):
         use_cache = kwargs["model"].config.use_cache
         super().__init__(data_collator=collate_windows, **kwargs)
-        # The library has put TrainingArguments.use_cache there, which would be saved: a slow model for whoever loads it.
+        # The library has put TrainingArguments.use_cache there. Saved, it makes generation slow for whoever loads it.
         self.model.config.use_cache = use_cache
         self.order = order
         self.muon_learning_rate = muon_learning_rate
