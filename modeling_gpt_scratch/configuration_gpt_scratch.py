@@ -39,7 +39,7 @@ class GPTScratchConfig(PreTrainedConfig):
 
     >>> config = GPTScratchConfig(vocab_size=512, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
     >>> GPTScratchForCausalLM(config).num_parameters()
-    198528
+    198400
 
     ```"""
 
@@ -113,9 +113,9 @@ class GPTScratchConfig(PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1
         ]
         problems += [
-            f"{name} is {getattr(self, name)}, but must be positive"
+            f"{name} is {getattr(self, name)}, but must be positive and finite"
             for name in ("layer_norm_eps", "initializer_range")
-            if getattr(self, name) <= 0
+            if not 0 < getattr(self, name) < float("inf")
         ]
         if self.hidden_act not in ACT2FN:
             problems.append(f"hidden_act is {self.hidden_act!r}, which is not one of {', '.join(ACT2FN)}")

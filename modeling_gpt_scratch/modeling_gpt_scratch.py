@@ -222,14 +222,14 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
 
         query_length = inputs_embeds.shape[1]
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            # Padding takes no positions, so a padded row gives the logits of the row alone.
+            position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -query_length:]  # (B, T)
         self._check_lengths(query_length, past_length, position_ids, past_key_values)
         if position_ids is None:
-            if attention_mask is not None and attention_mask.ndim == 2:
-                # Padding takes no positions, so a padded row gives the logits of the row alone.
-                position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -query_length:]  # (B, T)
-            else:
-                position_ids = torch.arange(query_length, device=inputs_embeds.device) + past_length
-                position_ids = position_ids.unsqueeze(0)  # (1, T)
+            position_ids = (torch.arange(query_length, device=inputs_embeds.device) + past_length).unsqueeze(
+                0
+            )  # (1, T)
 
         # Before the new cache is made: packed documents are recognised only where there is none, and a cache that is
         # still empty does not change the mask.
@@ -265,18 +265,17 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
     ) -> None:
         """Says what is too long before the position embedding fails with an IndexError or a CUDA assert."""
         limit = self.config.max_position_embeddings
+        if past_key_values is not None and past_key_values.get_max_length() > limit:
+            raise ValueError(
+                f"The cache holds up to {past_key_values.get_max_length()} tokens, but max_position_embeddings is "
+                f"{limit}: make the cache shorter"
+            )
         if isinstance(past_length, torch.Tensor):
-            # A static cache counts on the device; reading it would stall a GPU and break a compiled graph.
-            if past_key_values.get_max_length() > limit:
-                raise ValueError(
-                    f"The cache holds up to {past_key_values.get_max_length()} tokens, but max_position_embeddings is "
-                    f"{limit}: make the cache shorter"
-                )
-            return
+            return  # a static cache counts on the device; reading it would stall a GPU and break a compiled graph
         length = past_length + query_length
-        if position_ids is not None and past_key_values is None:
-            # A packed row may be longer than any of its documents, so its positions count. Reading them costs a
-            # device synchronisation, hence only on CPU or where the shapes alone already make us doubt.
+        if position_ids is not None:
+            # Neither packed documents nor padding use as many positions as there are columns, so the ids count. Reading
+            # them costs a device synchronisation, hence only on CPU or where the shapes alone already raise a doubt.
             if torch.compiler.is_compiling() or (length <= limit and position_ids.device.type != "cpu"):
                 return
             length = int(position_ids.max()) + 1
@@ -287,16 +286,16 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
             )
 
 
+# 64 MiB in fp32: enough for matrix products at full speed, little beside the activations.
+LOGITS_PER_CHUNK = 2**24
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of a linear head, without ever holding all logits.
 
     The gradients are computed together with the loss, chunk by chunk, because each chunk's logits are at hand then;
     `backward` only scales them. Memory: one chunk of logits instead of three times all of them.
     """
-
-    # Rows per chunk follow from this: large enough that the matrix products run at full speed, small enough to stay
-    # far below the activations (64 MiB of fp32 logits).
-    LOGITS_PER_CHUNK = 2**24
 
     @staticmethod
     def forward(ctx, hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -309,13 +308,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         autocast = torch.is_autocast_enabled(device_type)
         dtype = torch.get_autocast_dtype(device_type) if autocast else hidden_states.dtype
         weight = weight.to(dtype)
-        rows_per_chunk = max(1, _ChunkedCrossEntropy.LOGITS_PER_CHUNK // weight.shape[0])
+        rows_per_chunk = max(1, LOGITS_PER_CHUNK // weight.shape[0])
         for start in range(0, hidden_states.shape[0], rows_per_chunk):
             chunk = slice(start, start + rows_per_chunk)
             rows = hidden_states[chunk].to(dtype)  # (n, C)
             logits = F.linear(rows, weight).float()  # (n, V)
-            index = targets[chunk].clamp(min=0).unsqueeze(1)  # (n, 1)
             counted = (targets[chunk] != -100).unsqueeze(1)  # (n, 1)
+            index = targets[chunk].unsqueeze(1).masked_fill(~counted, 0)  # (n, 1)
             normalizer = logits.logsumexp(dim=1, keepdim=True)  # (n, 1)
             loss += ((normalizer - logits.gather(1, index)) * counted).sum()
             if not (wants_hidden_gradient or wants_weight_gradient):
@@ -423,6 +422,8 @@ class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
 
         ```"""
         shift_labels = kwargs.pop("shift_labels", None)
+        if shift_labels is not None:
+            shift_labels = shift_labels.contiguous()  # the library's loss takes a view
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,

@@ -70,6 +70,5 @@ def tiny_model(tiny_config):
 def tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE of 400 tokens; <|endoftext|> is 0 (bos and eos), <|pad|> is 1; pads on the left for prompts."""
     trained = train_tokenizer(iter([TEXT]), 400)
-    trained.padding_side = "left"
     trained.model_max_length = 64
     return trained

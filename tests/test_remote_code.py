@@ -38,7 +38,7 @@ config = AutoConfig.from_pretrained(folder, **trust)
 base = AutoModel.from_pretrained(folder, **trust)
 model = AutoModelForCausalLM.from_pretrained(folder, **trust)
 tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
-batch = tokenizer(prompts, return_tensors="pt", padding=True)
+batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
 with torch.no_grad():
     logits = model(**batch).logits
     hidden_states = base(**batch).last_hidden_state
@@ -113,7 +113,7 @@ def test_auto_classes_use_the_code_in_the_folder(stranger):
 
 
 def test_the_tokenizer_encodes_and_pads_as_here(stranger, tokenizer):
-    expected = tokenizer(PROMPTS, padding=True)
+    expected = tokenizer(PROMPTS, padding=True, padding_side="left")
     assert stranger.batch["input_ids"] == expected["input_ids"]
     assert stranger.batch["attention_mask"] == expected["attention_mask"]
     assert [row[0] for row in stranger.batch["attention_mask"]] == [0, 0, 1]  # padded on the left

@@ -48,6 +48,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
         pad_token=PAD,
+        padding_side="left",  # prompts of a batch must end where they are continued
         clean_up_tokenization_spaces=False,
     )
 

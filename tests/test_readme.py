@@ -1,0 +1,106 @@
+"""What the README tells people to type works."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# As little as shows that a run works.
+SHORT_RUN = (
+    "--max_steps 2 --tokens_per_step 256 --per_device_train_batch_size 2 --per_device_eval_batch_size 128 "
+    "--vocab_size 300 --hidden_size 32 --num_hidden_layers 1 --max_position_embeddings 128 "
+    "--lr_scheduler_kwargs {num_decay_steps:\\ 1}"
+)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+
+
+def program(line: str) -> list[str]:
+    words = shlex.split(line)
+    if words[1:4] == ["-m", "training", "pretrain"]:
+        words += shlex.split(SHORT_RUN)
+    return [sys.executable, *words[1:]]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, tokenizer) -> Path:
+    """A clone to work in, with the user's own files that the README speaks of."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("Makefile", "configuration", "hub_upload.py", "modeling_gpt_scratch", "training"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "my-texts").mkdir()
+    (folder / "my-texts" / "a.txt").write_text("Once upon a time there was a tokenizer that ate words.\n" * 200)
+    tokenizer.save_pretrained(folder / "openai-community" / "gpt2")
+    config = {"vocab_size": 400, "context_length": 16, "emb_dim": 8, "n_heads": 2, "n_layers": 1, "drop_rate": 0.1}
+    (folder / "model.json").write_text(json.dumps(config | {"qkv_bias": False}))
+    block = {"norm1.scale": 8, "norm1.shift": 8, "norm2.scale": 8, "norm2.shift": 8, "att.out_proj.bias": 8}
+    block |= {f"att.{name}.weight": (8, 8) for name in ("W_query", "W_key", "W_value", "out_proj")}
+    block |= {
+        "ff.layers.0.weight": (32, 8),
+        "ff.layers.0.bias": 32,
+        "ff.layers.2.weight": (8, 32),
+        "ff.layers.2.bias": 8,
+    }
+    shapes = {f"trf_blocks.0.{name}": shape for name, shape in block.items()}
+    shapes |= {"tok_emb.weight": (400, 8), "pos_emb.weight": (16, 8), "out_head.weight": (400, 8)}
+    shapes |= {"final_norm.scale": 8, "final_norm.shift": 8}
+    torch.save({name: torch.randn(shape) for name, shape in shapes.items()}, folder / "my-model.pth")
+    return folder
+
+
+def run(words: list[str], clone: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    finished = subprocess.run(
+        words, cwd=clone, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    return finished.stdout
+
+
+def test_every_command_of_the_readme_runs_and_every_snippet_after_it(clone):
+    make = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    demo = [line for line in make.splitlines() if "-m training" in line]
+    assert len(demo) == 2
+    assert "nats per token" in run(program(demo[0]), clone)
+    assert run(program(demo[1]), clone).startswith("def ")
+
+    others = [line for line in commands() if "make" not in line]
+    assert [line.split()[0] for line in others] == ["python"] * 4
+    for line in others:
+        assert run(program(line), clone)
+
+    snippets = blocks("python")
+    assert len(snippets) == 2
+    for snippet in snippets:
+        # As on another machine: the clone's own package cannot be imported.
+        shown = run([sys.executable, "-P", "-c", snippet], clone)
+        assert ("import os" in shown) or ("def main(" in shown)
+
+
+def test_the_two_commands_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    made = {line.split()[-1] for line in commands() if "make " in line}
+    assert made == {"demo", "test"}
+    assert all(f"\n{target}:" in makefile for target in made)
+
+
+def test_every_file_that_the_readme_names_exists():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    places = re.findall(r"^\| `([^`]+)` \|", README, flags=re.MULTILINE)
+    assert len(links) >= 3
+    assert len(places) == 6
+    assert [name for name in links + places if not (ROOT / name).exists()] == []
