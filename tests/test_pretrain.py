@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -167,7 +168,7 @@ def test_ctrl_c_ends_with_130_and_no_model_folder(command, tmp_path):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip().endswith("interrupted; the same command goes on from the newest checkpoint")
+    assert re.search(r"the same command goes on from checkpoint-\d+\ninterrupted\n$", errors)
     assert "Traceback" not in errors
     assert not list((tmp_path / "run").glob("*model*"))
 
@@ -244,6 +245,22 @@ def test_run_that_began_on_other_data_is_not_continued(command, tmp_path, texts,
     (corpus / "00.txt").write_text("Something else.\n" * 50)
     assert main(command(corpus=corpus, max_steps=4)) == 2
     assert "began on other data" in capsys.readouterr().err
+
+
+def test_bf16_trains_by_autocast_and_keeps_fp32_weights(command, tmp_path):
+    assert main(command(precision="bf16", max_steps=4)) == 0
+    assert {tensor.dtype for tensor in weights(tmp_path / "run").values()} == {torch.float32}
+    result = json.loads((tmp_path / "run" / "run.json").read_text())["result"]
+    assert result["eval_loss"] < result["initial"]["eval_loss"]
+
+
+def test_option_without_its_value_gets_a_short_answer(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["pretrain", "--seed"])
+    assert exit_.value.code == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert errors[1].endswith("error: argument --seed: expected one argument")
 
 
 def test_epochs_become_whole_steps(command, tmp_path):

@@ -74,15 +74,16 @@ class RunMonitor(TrainerCallback):
     ):
         if self.bar is None:  # another rank, or not training
             return
+        elapsed = self.elapsed_seconds
         line = {
             "step": state.global_step,
             "tokens": state.global_step * self.tokens_per_step,
-            "elapsed_seconds": round(self.elapsed_seconds, 3),
+            "elapsed_seconds": round(elapsed, 3),
         }
         if "loss" in logs:
             seconds, step = self.previous
-            rate = (state.global_step - step) * self.tokens_per_step / (line["elapsed_seconds"] - seconds)
-            self.previous = (line["elapsed_seconds"], state.global_step)
+            rate = (state.global_step - step) * self.tokens_per_step / (elapsed - seconds)
+            self.previous = (elapsed, state.global_step)
             line |= {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
             line["tokens_per_second"] = round(rate, 1)
             self.bar.set_postfix(loss=f"{logs['loss']:.3f}")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,12 @@ from .trainer import GPTScratchTrainer
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training pretrain", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m training pretrain",
+        usage="%(prog)s [RECIPE.yaml] [--field value ...]",  # a list of all fields would hide an error's last line
+        description=__doc__,
+        allow_abbrev=False,
+    )
     add_recipe_arguments(parser)
     logging.disable_progress_bar()  # a bar for each checkpoint's file would tear the run's own
     pretrain(parse_recipe_arguments(parser, argv))
@@ -107,7 +113,12 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
         f"{model.num_parameters():,} parameters, {max_steps:,} steps of {recipe.run.tokens_per_step:,} tokens"
         + (f", resumed from {checkpoint.name}" if checkpoint else "")
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except KeyboardInterrupt:
+        newest = run.newest_checkpoint()
+        print(f"the same command goes on from {newest.name if newest else 'the start'}", file=sys.stderr)
+        raise
     elapsed_seconds = monitor.elapsed_seconds
     validation = trainer.evaluate()
     test = trainer.evaluate(held_out["test"], metric_key_prefix="test", utf8_bytes=shards.utf8_bytes("test"))
