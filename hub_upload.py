@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         if not problems:
             report = open_as_stranger(folder)
             problems = report_problems(report)
-    except InputError as error:
+    except (InputError, OSError) as error:
         problems = [str(error)]
     if problems:
         for problem in problems:
@@ -125,7 +125,9 @@ def _check_config(folder: Path) -> list[str]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         return [f"config.json is not JSON: {error}"]
-    auto_map = config.get("auto_map") or {}
+    auto_map = config.get("auto_map", {}) if isinstance(config, dict) else None
+    if not isinstance(auto_map, dict):
+        return ["config.json holds no mapping, or an auto_map that is none"]
     problems = [
         f"config.json has no {name} in auto_map, so AutoModel classes cannot find the code"
         for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
@@ -133,6 +135,9 @@ def _check_config(folder: Path) -> list[str]:
     ]
     modules = {}
     for name, reference in auto_map.items():
+        if not isinstance(reference, str):
+            problems.append(f"auto_map's {name} is {reference}, not module.Class")
+            continue
         # "owner/name--module.Class" is code that lives in another repository.
         module, _, class_name = reference.rpartition("--")[2].partition(".")
         file = folder / f"{module}.py"
@@ -140,7 +145,10 @@ def _check_config(folder: Path) -> list[str]:
             problems.append(f"auto_map's {name} is {reference}, but the folder holds no {module}.py of its own")
             continue
         if file not in modules:
-            modules[file] = ast.parse(file.read_text(encoding="utf-8"))
+            try:
+                modules[file] = ast.parse(file.read_text(encoding="utf-8"))
+            except (SyntaxError, ValueError) as error:
+                return [*problems, f"{file.name} is not Python code: {error}"]
             problems += _check_imports(file, modules[file])
         if not any(isinstance(node, ast.ClassDef) and node.name == class_name for node in modules[file].body):
             problems.append(f"auto_map's {name} is {reference}, but {module}.py has no class {class_name}")

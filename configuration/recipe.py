@@ -29,11 +29,13 @@ MODELS = Path(__file__).parent / "models"
 _DERIVED = "is derived from the device: set `precision` instead"
 _FIXED = "is fixed by the program"
 _PUBLISHING = "belongs to publishing, which is hub_upload.py's work"
-# Fields of TrainingArguments that a recipe cannot set, because setting them would do nothing or do harm.
+# Fields that a recipe cannot set, because setting them would do nothing or do harm.
 REFUSED = {
     **dict.fromkeys(("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "use_cpu"), _DERIVED),
     "gradient_accumulation_steps": "follows from `tokens_per_step`, per_device_train_batch_size and the device count",
     "auto_find_batch_size": "would change the batch: set `per_device_train_batch_size` instead",
+    "save_only_model": "would leave checkpoints that a run cannot go on from",
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), "comes from the tokenizer"),
     **dict.fromkeys(
         (
             "batch_eval_metrics",
@@ -90,6 +92,21 @@ RUN_HELP = {
     "data_dir": "where prepared token shards are kept, shared by runs",
 }
 
+# Smallest and largest value of fields whose own classes do not check it, or too late.
+RANGES = {
+    "data_seed": (0, 2**32 - 1),
+    "dataloader_num_workers": (0, 1024),
+    "label_smoothing_factor": (0, 1),
+    "max_steps": (1, 2**40),
+    "num_train_epochs": (1e-6, 1e6),
+    "per_device_eval_batch_size": (1, 2**20),
+    "seed": (0, 2**32 - 1),
+    "tokens_per_step": (1, 2**40),
+    "vocab_size": (1, 2**24),
+}
+# A run is one pass over its sampler, however often that visits the text, so the Trainer sees no epochs.
+STEPS_NOT_EPOCHS = ("eval_strategy", "logging_strategy", "save_strategy")
+
 
 class RecipeError(ValueError):
     """The recipe cannot be used; the message lists every problem, one a line."""
@@ -112,9 +129,11 @@ class RunConfig:
     data_dir: str = "data"
 
     def __post_init__(self):
-        problems = []
-        if self.tokens_per_step < 1:
-            problems.append(f"tokens_per_step is {self.tokens_per_step}, but must be at least 1")
+        problems = [
+            f"{name} is empty"
+            for name in ("model", "corpus", "text_field", "tokenizer", "data_dir")
+            if not getattr(self, name).strip()
+        ]
         if self.muon_learning_rate is not None and self.muon_learning_rate <= 0:
             problems.append(f"muon_learning_rate is {self.muon_learning_rate}, but must be positive")
         fractions = self.split_fractions
@@ -135,15 +154,23 @@ class Recipe:
     training: dict[str, Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """Every setting with its resolved value, in the form of a recipe file."""
+        """Every setting with its resolved value, in the form of a recipe file. Absolute paths become portable ones."""
         model = {name: getattr(self.model, name) for name in _MODEL_FIELDS}
-        return {**dataclasses.asdict(self.run), **model, **self.training}
+        values = {**dataclasses.asdict(self.run), **model, **self.training}
+        return values | {name: _portable(values[name]) for name in ("corpus", "tokenizer", "data_dir", "output_dir")}
+
+
+def _portable(path: str) -> str:
+    """Relative to the current folder if inside, else the last part alone: records name no user and no machine."""
+    if not Path(path).is_absolute():
+        return path
+    return Path(path).relative_to(Path.cwd()).as_posix() if Path(path).is_relative_to(Path.cwd()) else Path(path).name
 
 
 # Field name -> type annotation. Of the model's config only what our class declares: the library's base class has fields
 # that are no part of an architecture.
 _RUN_FIELDS = typing.get_type_hints(RunConfig)
-_MODEL_FIELDS = GPTScratchConfig.__annotations__
+_MODEL_FIELDS = {name: kind for name, kind in GPTScratchConfig.__annotations__.items() if name not in REFUSED}
 _TRAINING_FIELDS = {
     name: annotation
     for name, annotation in typing.get_type_hints(TrainingArguments).items()
@@ -193,10 +220,10 @@ def _convert(value: Any, annotation: Any) -> Any:
             # YAML 1.1 reads 3e-4, without a dot, as a string.
             try:
                 number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
-            except ValueError:
+            except (ValueError, OverflowError):
                 number = None
             if number is not None and math.isfinite(number):
-                return value if isinstance(value, int) else number
+                return value if isinstance(value, int) and int in members else number
         elif member is int:
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
@@ -209,7 +236,7 @@ def _from_text(text: str, annotation: Any) -> Any:
     """A command-line value: what YAML reads in it if that fits, else the text itself if text fits."""
     try:
         parsed = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: looks like a date, but is none
         parsed = text
     without_text = tuple(member for member in _members(annotation) if member is not str)
     try:
@@ -232,7 +259,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"recipe {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {path} must hold `key: value` lines, but holds {type(values).__name__}")
@@ -261,8 +288,18 @@ def load_recipe(path: Path | None, overrides: dict[str, str]) -> Recipe:
             except TypeError:
                 problems.append(f"{key} is {value!r} ({type(value).__name__}), but must be {_describe(_FIELDS[key])}")
 
+    for name, (low, high) in RANGES.items():
+        value = values.get(name)
+        # -1 is how TrainingArguments says "not set": num_train_epochs counts then.
+        if value is not None and not low <= value <= high and (name, value) != ("max_steps", -1):
+            problems.append(f"{name} is {value}, but must be between {low} and {high}")
+    problems += [
+        f"{name} is epoch, but a run counts in steps: set it to steps, and {name.split('_')[0]}_steps"
+        for name in STEPS_NOT_EPOCHS
+        if values.get(name) == "epoch"
+    ]
     for name in ("model", "corpus", "tokens_per_step", "output_dir"):
-        if name not in values and not any(problem.startswith(f"{name} ") for problem in problems):
+        if not values.get(name) and not any(problem.startswith(f"{name} ") for problem in problems):
             problems.append(f"{name} is missing")
     sizes: dict[str, Any] = {}
     if "model" in values:

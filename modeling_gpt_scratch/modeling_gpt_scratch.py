@@ -286,8 +286,9 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
             )
 
 
-# 64 MiB in fp32: enough for matrix products at full speed, little beside the activations.
-LOGITS_PER_CHUNK = 2**24
+# 128 MiB in fp32: enough for matrix products at full speed and for few additions to the weight's gradient, which is
+# larger still; little beside the activations.
+LOGITS_PER_CHUNK = 2**25
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -301,13 +302,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         wants_hidden_gradient, wants_weight_gradient, _ = ctx.needs_input_grad
         hidden_gradient = torch.empty_like(hidden_states) if wants_hidden_gradient else None
-        weight_gradient = torch.zeros_like(weight) if wants_weight_gradient else None
+        weight_gradient = None
         loss = torch.zeros((), dtype=torch.float32, device=hidden_states.device)
 
         device_type = hidden_states.device.type
         autocast = torch.is_autocast_enabled(device_type)
         dtype = torch.get_autocast_dtype(device_type) if autocast else hidden_states.dtype
-        weight = weight.to(dtype)
+        gradient_dtype, weight = weight.dtype, weight.to(dtype)
         rows_per_chunk = max(1, LOGITS_PER_CHUNK // weight.shape[0])
         for start in range(0, hidden_states.shape[0], rows_per_chunk):
             chunk = slice(start, start + rows_per_chunk)
@@ -315,24 +316,32 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits = F.linear(rows, weight).float()  # (n, V)
             counted = (targets[chunk] != -100).unsqueeze(1)  # (n, 1)
             index = targets[chunk].unsqueeze(1).masked_fill(~counted, 0)  # (n, 1)
-            normalizer = logits.logsumexp(dim=1, keepdim=True)  # (n, 1)
-            loss += ((normalizer - logits.gather(1, index)) * counted).sum()
+            target_logits = logits.gather(1, index)  # (n, 1)
+            # From logits to softmax to gradient in place: new tensors of this size cost more time than the arithmetic.
+            largest = logits.amax(dim=1, keepdim=True)  # (n, 1)
+            exponentials = logits.sub_(largest).exp_()  # (n, V)
+            total = exponentials.sum(dim=1, keepdim=True)  # (n, 1)
+            loss += ((total.log() + largest - target_logits) * counted).sum()
             if not (wants_hidden_gradient or wants_weight_gradient):
                 continue
             # d loss / d logits = softmax(logits) - one_hot(target), and 0 in rows that are not counted.
-            gradient = logits.sub_(normalizer).exp_()
-            gradient.scatter_add_(1, index, torch.full_like(normalizer, -1.0))
-            gradient = gradient.mul_(counted).to(dtype)  # (n, V)
+            gradient = exponentials.mul_(counted / total).scatter_add_(1, index, -counted.float()).to(dtype)  # (n, V)
+            del logits, exponentials  # in bf16 they are no longer needed
             if wants_hidden_gradient:
                 hidden_gradient[chunk] = gradient @ weight
-            if wants_weight_gradient:
+            if wants_weight_gradient and weight_gradient is None:
+                weight_gradient = (gradient.T @ rows).to(gradient_dtype)
+            elif wants_weight_gradient and gradient_dtype == dtype:
+                weight_gradient.addmm_(gradient.T, rows)
+            elif wants_weight_gradient:
                 weight_gradient += gradient.T @ rows
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         return loss
 
     @staticmethod
     def backward(ctx, loss_gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        return *(None if gradient is None else gradient * loss_gradient for gradient in ctx.saved_tensors), None
+        # In place, because the weight's gradient is one of the largest tensors of a step.
+        return *(None if gradient is None else gradient.mul_(loss_gradient) for gradient in ctx.saved_tensors), None
 
 
 def chunked_causal_lm_loss(

@@ -1,7 +1,9 @@
 """Corpora: what is read, what is refused, and how it is parted."""
 
 import json
+import sysconfig
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +41,8 @@ def parts(corpus, split) -> dict[str, str]:
 
 def test_stdlib_is_source_code_without_its_tests():
     corpus = open_corpus("stdlib", "text")
-    names = {file.relative_to(corpus.root).as_posix() for file in corpus.files}
+    root = Path(sysconfig.get_path("stdlib"))
+    names = {file.relative_to(root).as_posix() for file in corpus.files}
     assert {"argparse.py", "json/decoder.py"} <= names
     assert not any(name.startswith(("test/", "site-packages/", "encodings/")) for name in names)
     assert corpus.description.keys() == {"corpus", "python"}
@@ -53,11 +56,12 @@ def test_folder_is_read_file_by_file_and_jsonl_line_by_line(write_folder):
             "a.txt": "A",
             "sub/c.py": "c = 1\n",
             "d.jsonl": lines + "\n",
+            "E.TXT": b"\xef\xbb\xbfE",
             "e.bin": b"\0",
             ".git/f.txt": "f",
         }
     )
-    assert texts(folder) == ["A", "# B\r\n", "één", "two\nlines", "c = 1\n"]
+    assert texts(folder) == ["E", "A", "# B\r\n", "één", "two\nlines", "c = 1\n"]
     assert texts(folder / "b.md") == ["# B\r\n"]
 
 
@@ -68,6 +72,8 @@ def test_folder_is_read_file_by_file_and_jsonl_line_by_line(write_folder):
         ({"a.jsonl": b'{"text": "caf\xe9"}'}, "a.jsonl is not UTF-8 text"),
         ({"a.jsonl": '{"text": "x"}\nnonsense'}, "a.jsonl, line 2: not JSON"),
         ({"a.jsonl": '{"body": "x", "id": 1}'}, "line 1: no text in field 'text'; found: body, id"),
+        ({"a.jsonl": '{"text": "\\ud800"}'}, "line 1: half a surrogate pair"),
+        ({"a.jsonl": "[" * 100_000}, "line 1: not JSON"),
         ({"a.jsonl": '{"text": 3}'}, "line 1: no text in field 'text'"),
         ({"a.jsonl": "[1]"}, "line 1: no text in field 'text'; found: list"),
         ({"a.txt": "", "b.jsonl": "\n"}, "is empty: it holds no text"),

@@ -1,6 +1,8 @@
 """`python -m training generate`: prompts continued, or refused with a reason."""
 
 import io
+import json
+import shutil
 
 import pytest
 import torch
@@ -98,6 +100,14 @@ def test_what_does_not_fit_the_model_is_refused(options, message, folder, capsys
     assert not captured.out
 
 
+def test_folder_without_all_weights_is_refused(folder, tmp_path, capsys):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    assert main(["generate", str(copy), "--prompt", "x"]) == 2
+    assert "lacks weights that its config.json asks for: model.layers.2." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -117,7 +127,14 @@ def test_folder_that_is_no_model_is_refused(name, message, tmp_path, folder, tok
 
 @pytest.mark.parametrize(
     "options",
-    [("--temperature", "-1"), ("--top_p", "2"), ("--top_k", "0"), ("--max_new_tokens", "many"), ("--promt", "x")],
+    [
+        ("--temperature", "-1"),
+        ("--top_p", "2"),
+        ("--top_k", "0"),
+        ("--max_new_tokens", "many"),
+        ("--promt", "x"),
+        ("--seed", "-1"),
+    ],
 )
 def test_wrong_options_are_refused(options, folder, capsys):
     with pytest.raises(SystemExit) as exit_:

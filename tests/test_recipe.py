@@ -65,6 +65,13 @@ def test_every_default_is_written_out_and_reads_back_to_the_same_recipe(tmp_path
     assert {"adam_beta1", "text_field", "layer_norm_eps"} <= yaml.safe_load(file.read_text()).keys()
 
 
+def test_absolute_paths_are_not_recorded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(None, MINIMAL | {"corpus": f"{tmp_path}/a/b", "output_dir": "/elsewhere/x"})
+    assert (recipe.run.corpus, recipe.training["output_dir"]) == (f"{tmp_path}/a/b", "/elsewhere/x")
+    assert (recipe.as_dict()["corpus"], recipe.as_dict()["output_dir"]) == ("a/b", "x")
+
+
 def test_differences_name_the_fields(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(dump_recipe(load_recipe(None, MINIMAL)))
@@ -76,9 +83,11 @@ def test_differences_name_the_fields(tmp_path):
     ("field", "text", "value"),
     [
         ("learning_rate", "3e-4", 3e-4),
-        ("learning_rate", "1", 1),
+        ("learning_rate", "1", 1.0),
         ("warmup_steps", "0.05", 0.05),
         ("run_name", "12", "12"),
+        ("run_name", "2024-13-01", "2024-13-01"),
+        ("max_steps", "-1", -1),
         ("run_name", "null", None),
         ("gradient_checkpointing", "true", True),
         ("lr_scheduler_kwargs", "{min_lr_rate: 0.1}", {"min_lr_rate": 0.1}),
@@ -111,14 +120,25 @@ def test_a_boolean_option_alone_means_true():
         ("learning_rate", "fast", "learning_rate is 'fast' (str), but must be float"),
         ("split", "random", "split is 'random' (str), but must be auto or hash or contiguous"),
         ("eval_strategy", "often", "eval_strategy is 'often' (str), but must be one of no, steps, epoch"),
+        ("seed", "-1", "seed is -1, but must be between 0 and 4294967295"),
+        ("max_steps", "0", "max_steps is 0, but must be between 1 and 1099511627776"),
+        ("num_train_epochs", "0", "num_train_epochs is 0.0, but must be between 1e-06 and 1000000.0"),
+        (
+            "save_strategy",
+            "epoch",
+            "save_strategy is epoch, but a run counts in steps: set it to steps, and save_steps",
+        ),
+        ("learning_rate", "1" * 400, f"learning_rate is {'1' * 400!r} (str), but must be float"),
+        ("corpus", " ", "corpus is empty"),
+        ("output_dir", "", "output_dir is missing"),
         ("model", "huge", "model is 'huge', but the sizes in configuration/models are: demo, small"),
         (
             "model",
             "../models/demo",
             "model is '../models/demo', but the sizes in configuration/models are: demo, small",
         ),
-        ("tokens_per_step", "0", "tokens_per_step is 0, but must be at least 1"),
-        ("muon_learning_rate", "0", "muon_learning_rate is 0, but must be positive"),
+        ("tokens_per_step", "0", "tokens_per_step is 0, but must be between 1 and 1099511627776"),
+        ("muon_learning_rate", "0", "muon_learning_rate is 0.0, but must be positive"),
         (
             "split_fractions",
             "[0.5, 0.5]",
@@ -149,6 +169,7 @@ def test_bad_values_are_refused_with_what_was_found_and_expected(field, text, me
             "gradient_accumulation_steps follows from `tokens_per_step`, per_device_train_batch_size and the device "
             "count",
         ),
+        ("eos_token_id", "eos_token_id comes from the tokenizer"),
         ("remove_unused_columns", "remove_unused_columns is fixed by the program"),
     ],
 )
@@ -164,7 +185,7 @@ def test_unknown_and_refused_keys_are_named(key, message, tmp_path):
 
 def test_all_problems_are_reported_together():
     assert len(problems({"seed": "x", "learning_rat": "1", "split": "y"})) == 3
-    assert len(problems({"num_attention_heads": "3", "embedding_dropout": "2", "tokens_per_step": "0"})) == 3
+    assert len(problems({"num_attention_heads": "3", "embedding_dropout": "2", "text_field": ""})) == 3
     with pytest.raises(RecipeError) as caught:
         load_recipe(None, {})
     assert str(caught.value).splitlines() == [
@@ -177,6 +198,7 @@ def test_all_problems_are_reported_together():
     [
         (None, "does not exist"),
         (b"a: [1", "is not YAML"),
+        (b"run_name: 2024-13-01", "is not YAML"),
         (b"- a", "must hold `key: value` lines, but holds list"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b"learning_rate: '5'\nseed: '5'", "seed is '5' \\(str\\), but must be int"),

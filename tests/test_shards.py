@@ -31,7 +31,7 @@ def run_config(tmp_path):
 
 
 def prepare(run: RunConfig, vocab_size: int = 300) -> TokenShards:
-    return prepare_shards(run, vocab_size, say=lambda line: None)
+    return prepare_shards(run, vocab_size, window=8, say=lambda line: None)
 
 
 def everything(prepared: TokenShards, part: str) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_prepared_data_is_found_again_and_depends_on_what_shapes_it(run_config, 
 
 def test_existing_tokenizer_is_used_as_it_is(run_config, tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    prepared = prepare(run_config(tokenizer=str(tmp_path / "tokenizer")), vocab_size=99)
+    prepared = prepare(run_config(tokenizer=str(tmp_path / "tokenizer")), vocab_size=400)
     assert prepared.manifest["tokenizer"]["tokens"] == len(tokenizer)
     ids = everything(prepared, "train")[1:20].tolist()
     assert prepared.tokenizer.decode(ids) == tokenizer.decode(ids)
@@ -134,7 +134,7 @@ def replace_tokenizer(folder):
         (replace_tokenizer, "is not the one that made its tokens"),
         (lambda folder: (folder / "manifest.json").unlink(), "holds no readable manifest.json"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "holds no readable manifest.json"),
-        (lambda folder: (folder / "manifest.json").write_text('{"format": 99}'), "has format 99, not 1"),
+        (lambda folder: (folder / "manifest.json").write_text('{"format": 99}'), "manifest.json is not of format 1"),
     ],
 )
 def test_damaged_data_is_refused_by_name(damage, message, run_config):
@@ -163,10 +163,10 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, tokenizer, monkeypatch):
             tokenizer=str(tmp_path / "tokenizer"),
             data_dir=str(tmp_path / "data"),
         )
-        prepare(run)  # once, so that what is loaded for good is not counted
+        prepare(run, vocab_size=400)  # once, so that what is loaded for good is not counted
         run = RunConfig(**{**vars(run), "split": "contiguous", "split_fractions": [0.8, 0.1, 0.1]})
         tracemalloc.start()
-        prepare(run)
+        prepare(run, vocab_size=400)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]

@@ -11,7 +11,7 @@ COMMANDS = {"pretrain": pretrain.main, "generate": generate.main}
 
 
 def main(argv: list[str]) -> int:
-    """Runs a command and returns its exit code: 2 for bad input, 130 when interrupted."""
+    """Runs a command and returns its exit code: 2 for bad input, 1 when training broke down, 130 when interrupted."""
     if not argv or argv[0] not in COMMANDS:
         if argv and argv[0] in ("-h", "--help"):
             print(f"{__doc__}\n\nusage: python -m training {{{','.join(COMMANDS)}}} ...   (--help after a command)")
@@ -29,6 +29,9 @@ def main(argv: list[str]) -> int:
         # Disks fill up and folders forbid writing. Whatever else an OSError may be, its message names the file.
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"error: {error}; lower the learning rate, or clip gradients (max_grad_norm)", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

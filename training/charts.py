@@ -29,7 +29,7 @@ def draw_charts(folder: Path) -> list[Path]:
             curve(axes, name, label)
         axes.set(title=title, xlabel="tokens")
         axes.grid(alpha=0.3)
-        if len(curves) > 1:
+        if axes.lines:
             axes.legend()
         figure.savefig(folder / file, dpi=120)
         charts.append(folder / file)

@@ -22,6 +22,8 @@ DEFAULT_FRACTIONS = {"hash": (0.98, 0.01, 0.01), "contiguous": (0.90, 0.05, 0.05
 # Below this, a hundredth of the documents would be less than one.
 DOCUMENTS_FOR_HASH_SPLIT = 100
 PIECE_CHARACTERS = 2**20
+# What has no space for a megabyte is cut into words of this length, since training a tokenizer takes the square of it.
+WORD_CHARACTERS = 4096
 
 # Left out of the standard library: its tests are larger than itself, and the tables of the codecs are no text.
 STDLIB_LEFT_OUT = {"__pycache__", "dist-packages", "encodings", "idle_test", "site-packages", "test", "tests"}
@@ -53,7 +55,6 @@ class Corpus:
         name: short name, used for the folder of the prepared data.
         description: what the records of a run say of it; no absolute path.
         files: in the order in which they are read.
-        root: what the documents' names are relative to.
         text_field: field of a .jsonl line that holds the text.
         skip_undecodable: leave out files that are not UTF-8; otherwise they are an `InputError`.
     """
@@ -61,18 +62,17 @@ class Corpus:
     name: str
     description: dict[str, str | int]
     files: tuple[Path, ...]
-    root: Path
     text_field: str = "text"
     skip_undecodable: bool = False
 
     def documents(self) -> Iterator[Document]:
-        """The documents in order; empty ones are left out.
+        """The documents in order.
 
         Raises:
             InputError: a file that is not UTF-8 text or cannot be read, or a .jsonl line without the text field.
         """
         for file in self.files:
-            if file.suffix == ".jsonl":
+            if file.suffix.lower() == ".jsonl":
                 yield from self._json_lines(file)
             elif not (self.skip_undecodable and not _is_utf8(file)):
                 yield Document(lambda file=file: _pieces(_read(file, PIECE_CHARACTERS)))
@@ -83,12 +83,15 @@ class Corpus:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise InputError(f"{file}, line {number}: not JSON") from None
             if not isinstance(record, dict) or not isinstance(record.get(self.text_field), str):
                 found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
                 raise InputError(f"{file}, line {number}: no text in field {self.text_field!r}; found: {found}")
-            yield Document(lambda text=record[self.text_field]: _pieces([text]))
+            text = record[self.text_field]
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise InputError(f"{file}, line {number}: half a surrogate pair, which is no character")
+            yield Document(lambda text=text: _pieces([text]))
 
 
 def open_corpus(corpus: str, text_field: str) -> Corpus:
@@ -105,22 +108,23 @@ def open_corpus(corpus: str, text_field: str) -> Corpus:
         if not files:
             raise InputError("corpus is stdlib, but this Python has no source of its standard library: name a folder")
         description = {"corpus": "stdlib", "python": platform.python_version()}
-        return Corpus("stdlib", description, files, root, skip_undecodable=True)
+        return Corpus("stdlib", description, files, skip_undecodable=True)
 
     path = Path(corpus)
     if not path.exists():
         raise InputError(f"corpus {corpus} does not exist")
     if path.is_file():
-        if path.suffix not in SUFFIXES:
+        if path.suffix.lower() not in SUFFIXES:
             raise InputError(f"corpus {corpus} is a {path.suffix or 'nameless'} file; known are {', '.join(SUFFIXES)}")
-        files, root = (path,), path.parent
+        files = (path,)
     else:
-        files = tuple(sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and _is_visible(file, path)))
-        root = path
+        files = tuple(
+            sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and _is_visible(file, path))
+        )
         if not files:
             raise InputError(f"corpus {corpus} holds no file of the known kinds: {', '.join(SUFFIXES)}")
     name = path.resolve().stem
-    return Corpus(name, {"corpus": name, "files": len(files)}, files, root, text_field)
+    return Corpus(name, {"corpus": name, "files": len(files)}, files, text_field)
 
 
 def _is_visible(file: Path, root: Path) -> bool:
@@ -137,8 +141,8 @@ def _is_utf8(file: Path) -> bool:
 def _read(file: Path, size: int | None) -> Iterator[str]:
     """The file's text, `size` characters at a time, or by lines where it is `None`."""
     try:
-        # newline="": bytes are counted, so line ends stay as they are.
-        with file.open(encoding="utf-8", newline="") as stream:
+        # newline="": bytes are counted, so line ends stay as they are. A byte order mark is no text.
+        with file.open(encoding="utf-8-sig", newline="") as stream:
             yield from stream if size is None else iter(lambda: stream.read(size), "")
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text ({error.reason}): convert it or take it out") from None
@@ -147,9 +151,9 @@ def _read(file: Path, size: int | None) -> Iterator[str]:
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    """Cuts a text where no byte-level tokenizer joins: before a space or line end that follows a visible character.
+    """Cuts a long text before a space that follows a visible character, where byte-level tokenizers begin a new token.
 
-    So the pieces' tokens, one after the other, are the whole text's tokens.
+    So the pieces' tokens, one after the other, are the whole text's tokens, as far as the text has such spaces.
     """
     rest = ""
     for text in texts:
@@ -163,10 +167,12 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _last_cut(text: str, limit: int) -> int:
-    for position in range(limit - 1, 0, -1):
-        if text[position] in " \n" and not text[position - 1].isspace():
-            return position
-    return limit  # a megabyte without a space is no prose; one odd token in it does no harm
+    for separator in " \n":
+        position = limit
+        while (position := text.rfind(separator, 1, position)) > 0:
+            if not text[position - 1].isspace():
+                return position
+    return min(limit, WORD_CHARACTERS)
 
 
 @dataclass(frozen=True)

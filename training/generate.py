@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -23,7 +24,12 @@ DEFAULT_NEW_TOKENS = 200
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training generate", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m training generate",
+        usage="%(prog)s MODEL [--prompt TEXT ...] [--option value ...]",
+        description=__doc__,
+        allow_abbrev=False,
+    )
     parser.add_argument("model", metavar="MODEL", help="a model folder or a Hub name")
     parser.add_argument(
         "--prompt", action="append", help="text to continue; may be given again; without it, lines of standard input"
@@ -38,7 +44,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--max_new_tokens", type=_count, help=f"default {DEFAULT_NEW_TOKENS}, or what the model has room for"
     )
-    parser.add_argument("--seed", type=int, help="for the same text again; counts for each prompt anew")
+    parser.add_argument("--seed", type=_seed, help="for the same text again; counts for each prompt anew")
     arguments = parser.parse_args(argv)
 
     logging.disable_progress_bar()
@@ -71,6 +77,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^32 - 1")
+    return value
+
+
 def load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a folder or Hub name, on the best device.
 
@@ -82,9 +95,11 @@ def load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     check_name(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        model, loading = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"{name} cannot be opened: {str(error).strip().splitlines()[0]}") from None
+    if loading["missing_keys"]:
+        raise InputError(f"{name} lacks weights that its config.json asks for: {min(loading['missing_keys'])}, ...")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device).eval(), tokenizer
 

@@ -1,6 +1,7 @@
 """Watching a run: a progress bar in tokens, and metrics.jsonl, from which charts.py draws."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,9 @@ class RunMonitor(TrainerCallback):
             "elapsed_seconds": round(elapsed, 3),
         }
         if "loss" in logs:
+            unusable = {name: logs[name] for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))}
+            if unusable:
+                raise FloatingPointError(f"training broke down by step {state.global_step}: {unusable}")
             seconds, step = self.previous
             rate = (state.global_step - step) * self.tokens_per_step / (elapsed - seconds)
             self.previous = (elapsed, state.global_step)

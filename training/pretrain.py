@@ -26,7 +26,7 @@ from .corpus import SPLITS
 from .errors import InputError
 from .monitoring import RunMonitor, read_metrics
 from .run_folder import RunFolder
-from .shards import TokenShards, prepare_shards
+from .shards import prepare_shards
 from .trainer import GPTScratchTrainer
 
 
@@ -62,14 +62,12 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
     accumulation = accumulation_steps(recipe.run.tokens_per_step, micro_batch, length, processes)
     precision = precision_arguments(recipe.run.precision)
 
-    shards = prepare_shards(recipe.run, recipe.model.vocab_size, say=print)
+    shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=print)
     train_windows = TokenWindows(shards.tokens("train"), length)
     held_out = {part: TokenWindows(shards.tokens(part), length, keep_tail=True) for part in SPLITS[1:]}
-    check_parts(shards, train_windows, held_out)
-    config = with_special_tokens(recipe.model, shards.tokenizer)
     max_steps = recipe.training["max_steps"]
     windows_per_step = micro_batch * processes * accumulation
-    if max_steps <= 0:
+    if max_steps < 0:
         max_steps = steps_for_epochs(recipe.training["num_train_epochs"], len(train_windows), windows_per_step)
 
     checkpoint = run.newest_checkpoint()
@@ -82,32 +80,34 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
         "eval_on_start": recipe.training["eval_on_start"] and checkpoint is None,
         "logging_nan_inf_filter": False,  # it would log a loss that is not a number as 0
     }
-    try:
-        arguments = TrainingArguments(**settings)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"TrainingArguments refuses the recipe: {' '.join(str(error).split())}") from None
-    run.begin({"corpus": shards.manifest["corpus"], "tokenizer_sha256": shards.manifest["tokenizer"]["sha256"]})
-
-    set_seed(arguments.seed)
-    model = GPTScratchForCausalLM(config)
+    set_seed(recipe.training["seed"])
+    model = GPTScratchForCausalLM(with_special_tokens(recipe.model, shards.tokenizer))
     # `pipeline` and `generate` continue up to what the model can hold, whoever does not say how far.
     model.generation_config.max_length = length
     shards.tokenizer.model_max_length = length
-    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     monitor = RunMonitor(run.path, recipe.run.tokens_per_step)
-    trainer = GPTScratchTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=train_windows,
-        eval_dataset=held_out["validation"],
-        processing_class=shards.tokenizer,
-        callbacks=[monitor],
-        order=WindowOrder(len(train_windows), max_steps * windows_per_step, seed, recipe.run.shuffle),
-        muon_learning_rate=recipe.run.muon_learning_rate,
-        eval_utf8_bytes=shards.utf8_bytes("validation"),
-    )
+    seed = recipe.training["seed"] if recipe.training["data_seed"] is None else recipe.training["data_seed"]
+    try:
+        trainer = GPTScratchTrainer(
+            model=model,
+            args=TrainingArguments(**settings),
+            train_dataset=train_windows,
+            eval_dataset=held_out["validation"],
+            processing_class=shards.tokenizer,
+            callbacks=[monitor],
+            order=WindowOrder(len(train_windows), max_steps * windows_per_step, seed, recipe.run.shuffle),
+            muon_learning_rate=recipe.run.muon_learning_rate,
+            eval_utf8_bytes=shards.utf8_bytes("validation"),
+        )
+        # Made once for trial: what they refuse is known before the run begins, and not after its folder is written.
+        trainer.create_optimizer_and_scheduler(max_steps)
+        trainer.optimizer = trainer.lr_scheduler = None
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        run.discard_if_empty()
+        raise InputError(f"the library refuses the recipe: {' '.join(str(error).split())}") from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
+    run.begin({"corpus": shards.manifest["corpus"], "tokenizer_sha256": shards.manifest["tokenizer"]["sha256"]})
 
     print(
         f"{model.num_parameters():,} parameters, {max_steps:,} steps of {recipe.run.tokens_per_step:,} tokens"
@@ -124,23 +124,24 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
     test = trainer.evaluate(held_out["test"], metric_key_prefix="test", utf8_bytes=shards.utf8_bytes("test"))
 
     if trainer.is_world_process_zero():
+        tokens = max_steps * recipe.run.tokens_per_step
+        first = next((line for line in read_metrics(run.path) if line["step"] == 0 and "eval_loss" in line), {})
+        # Last of all comes the folder's final name: a run with a model is finished.
         with atomic_folder(run.model) as folder:
             model.save_pretrained(folder)
             shards.tokenizer.save_pretrained(folder)
-        draw_charts(run.path)
-        tokens = max_steps * recipe.run.tokens_per_step
-        first = next((line for line in read_metrics(run.path) if line["step"] == 0 and "eval_loss" in line), {})
-        run.finish(
-            {
-                "parameters": model.num_parameters(),
-                "steps": max_steps,
-                "tokens": tokens,
-                "seconds": round(elapsed_seconds, 1),
-                "tokens_per_second": round(tokens / elapsed_seconds, 1),
-                "initial": {name: first[name] for name in ("eval_loss", "eval_bits_per_byte") if name in first},
-                **{name: value for name, value in (validation | test).items() if name != "epoch"},
-            }
-        )
+            draw_charts(run.path)
+            run.finish(
+                {
+                    "parameters": model.num_parameters(),
+                    "steps": max_steps,
+                    "tokens": tokens,
+                    "seconds": round(elapsed_seconds, 1),
+                    "tokens_per_second": round(tokens / elapsed_seconds, 1),
+                    "initial": {name: first[name] for name in ("eval_loss", "eval_bits_per_byte") if name in first},
+                    **{name: value for name, value in (validation | test).items() if name != "epoch"},
+                }
+            )
         print_result(run.result(), run)
     return run.result()
 
@@ -161,29 +162,8 @@ def precision_arguments(precision: str) -> dict[str, bool]:
     return {"bf16": precision == "bf16", "fp16": precision == "fp16", "use_cpu": on_cpu}
 
 
-def check_parts(shards: TokenShards, train: TokenWindows, held_out: dict[str, TokenWindows]) -> None:
-    """Raises InputError where a part of the corpus is too short to train or measure on."""
-    if not len(train):
-        raise InputError(
-            f"the training part has {len(train.tokens)} tokens, less than one window of {train.length + 1}: "
-            "use more text, or a smaller max_position_embeddings"
-        )
-    for part, windows in held_out.items():
-        if not len(windows):
-            raise InputError(f"the {part} part of {shards.folder} is empty: use more text or other split_fractions")
-
-
 def with_special_tokens(config: GPTScratchConfig, tokenizer: PreTrainedTokenizerFast) -> GPTScratchConfig:
-    """The config with the tokenizer's special tokens.
-
-    Raises:
-        InputError: the tokenizer has more tokens than the model.
-    """
-    if len(tokenizer) > config.vocab_size:
-        raise InputError(
-            f"the tokenizer has {len(tokenizer):,} tokens, but vocab_size is {config.vocab_size:,}: "
-            f"set vocab_size to {len(tokenizer)} or more"
-        )
+    """The config with the tokenizer's special tokens."""
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return GPTScratchConfig(**{**config.to_dict(), **special})
 

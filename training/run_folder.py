@@ -7,6 +7,7 @@ A run folder is the unit of everything: settings, records, checkpoints and the f
 """
 
 import json
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -32,9 +33,10 @@ class RunFolder:
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
         self.path = Path(recipe.training["output_dir"])
-        if self.path.is_file():
-            raise InputError(f"output_dir {self.path} is a file, not a folder")
-        if not self._recipe_file.exists():
+        existing = next(path for path in (self.path.resolve(), *self.path.resolve().parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise InputError(f"output_dir {self.path} cannot be written: {existing.name} is no folder, or not yours")
+        if not (self._recipe_file.exists() and self._record_file.exists()):
             if self.path.exists() and any(self.path.iterdir()):
                 raise InputError(f"output_dir {self.path} holds files that are no run: choose another folder")
             return
@@ -54,15 +56,24 @@ class RunFolder:
         return self.path / "recipe.yaml"
 
     @property
+    def _record_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
     def model(self) -> Path:
         return self.path / "model"
 
     def record(self) -> dict[str, Any] | None:
         """run.json, or `None` where the run has not begun."""
-        try:
-            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not self._record_file.exists():
             return None
+        try:
+            record = json.loads(self._record_file.read_text(encoding="utf-8"))
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or "data" not in record:
+            raise InputError(f"{self._record_file} is damaged: delete {self.path}, or choose another output_dir")
+        return record
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run, else `None`."""
@@ -80,20 +91,29 @@ class RunFolder:
             raise InputError(
                 f"{self.path} began on other data: {record['data']} then, {data} now; choose another output_dir"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._recipe_file, dump_recipe(self.recipe))
         if record is None:
+            self.path.mkdir(parents=True, exist_ok=True)
             self._write_record({**describe_environment(), "data": data})
+            write_atomically(self._recipe_file, dump_recipe(self.recipe))
+
+    def discard_if_empty(self) -> None:
+        """Takes back the folder that the library makes for a run that then does not begin."""
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def finish(self, result: dict[str, Any]) -> None:
         self._write_record({**self.record(), "result": result})
 
     def _write_record(self, record: dict[str, Any]) -> None:
-        write_atomically(self.path / "run.json", json.dumps(record, indent=2) + "\n")
+        write_atomically(self._record_file, json.dumps(record, indent=2) + "\n")
 
     def newest_checkpoint(self) -> Path | None:
         """The newest checkpoint folder that is complete: the Trainer writes trainer_state.json last."""
-        checkpoints = [path for path in self.path.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
+        checkpoints = [
+            path
+            for path in self.path.glob("checkpoint-*")
+            if path.name.removeprefix("checkpoint-").isdecimal() and (path / "trainer_state.json").exists()
+        ]
         return max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
 
 

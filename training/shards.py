@@ -69,7 +69,7 @@ class TokenVector:
 
 
 class TokenShards:
-    """Prepared data, opened and checked.
+    """Prepared data, opened; the sizes of its shards are checked.
 
     Raises:
         InputError: the folder is incomplete, a shard has another size than recorded, or the ids were made by another
@@ -82,10 +82,8 @@ class TokenShards:
             self.manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise InputError(f"{folder} holds no readable {MANIFEST}: delete the folder to prepare it again") from None
-        if self.manifest["format"] != FORMAT:
-            raise InputError(
-                f"{folder} has format {self.manifest['format']}, not {FORMAT}: delete it to prepare it again"
-            )
+        if not isinstance(self.manifest, dict) or self.manifest.get("format") != FORMAT:
+            raise InputError(f"{folder / MANIFEST} is not of format {FORMAT}: delete {folder} to prepare it again")
         for part in SPLITS:
             for shard in self.manifest["parts"][part]["shards"]:
                 file = folder / shard["file"]
@@ -145,30 +143,38 @@ class _PartWriter:
         self.shards.append({"file": file.name, "tokens": len(tokens), "bytes": file.stat().st_size, "sha256": sha256})
 
 
-def prepare_shards(run: RunConfig, vocab_size: int, say: Callable[[str], None]) -> TokenShards:
+def prepare_shards(run: RunConfig, vocab_size: int, window: int, say: Callable[[str], None]) -> TokenShards:
     """The token shards of a run: those in `data_dir` if they are there, else made now.
 
     Args:
-        vocab_size: tokens of a tokenizer that is trained here.
+        vocab_size: the model's; a tokenizer that is trained here gets so many tokens, another one must not have more.
+        window: tokens that the model reads at once; the training part must hold more.
         say: told what is going on, in a line.
 
     Raises:
-        InputError: the corpus or the tokenizer cannot be used.
+        InputError: the corpus or the tokenizer cannot be used; nothing is written then.
     """
     corpus = open_corpus(run.corpus, run.text_field)
     found = survey(corpus)
     split = plan_split(run.split, run.split_fractions, found)
     tokenizer = None if run.tokenizer == "train" else load_tokenizer(run.tokenizer)
+    if tokenizer is not None and len(tokenizer) > vocab_size:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer):,} tokens, but vocab_size is {vocab_size:,}: "
+            f"set vocab_size to {len(tokenizer)} or more"
+        )
     contents = {
         "format": FORMAT,
         "corpus": found.sha256,
         "split": [split.kind, split.fractions],
-        "tokenizer": f"train {vocab_size}" if tokenizer is None else tokenizer_sha256(tokenizer),
+        "tokenizer": f"train {vocab_size}" if tokenizer is None else _identity(tokenizer),
     }
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
     folder = Path(run.data_dir) / f"{corpus.name}-{digest[:12]}"
     if folder.exists():
-        return TokenShards(folder)
+        prepared = TokenShards(folder)
+        _check_parts(prepared.manifest["parts"], window)
+        return prepared
 
     say(f"corpus {corpus.name}: {found.documents:,} documents, {found.characters:,} characters, split {split.kind}")
     if tokenizer is None:
@@ -191,11 +197,28 @@ def prepare_shards(run: RunConfig, vocab_size: int, say: Callable[[str], None]) 
                 "tokenizer": {"sha256": tokenizer_sha256(tokenizer), "tokens": len(tokenizer)},
                 **_write_parts(corpus, split, tokenizer, temporary, found.characters),
             }
+            _check_parts(manifest["parts"], window)
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     except OSError:
         if not (folder / MANIFEST).exists():  # else another run has prepared the same data meanwhile
             raise
     return TokenShards(folder)
+
+
+def _identity(tokenizer: PreTrainedTokenizerFast) -> list[Any]:
+    return [tokenizer_sha256(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+
+
+def _check_parts(parts: dict[str, Any], window: int) -> None:
+    """Raises InputError where a part is too short to train or measure on."""
+    if parts["train"]["tokens"] <= window:
+        raise InputError(
+            f"the training part has {parts['train']['tokens']} tokens, less than one window of {window + 1}: "
+            "use more text, or a smaller max_position_embeddings"
+        )
+    for part in SPLITS[1:]:
+        if parts[part]["tokens"] < 2:  # the end of text that each part begins with, and something to predict
+            raise InputError(f"the {part} part of the corpus is empty: use more text or other split_fractions")
 
 
 def _write_parts(

@@ -109,7 +109,7 @@ class GPTScratchTrainer(Trainer):
         model = self.model
         was_training = model.training
         model.eval()
-        totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # nats, tokens
+        nats = tokens = 0.0
         # Plain rounds over the ranks instead of the library's loader, which repeats windows to make shares equal.
         mine = range(accelerator.process_index, len(windows), accelerator.num_processes)
         for batch in DataLoader(
@@ -117,11 +117,13 @@ class GPTScratchTrainer(Trainer):
         ):
             batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
             with torch.no_grad(), self.compute_loss_context_manager(), accelerator.autocast():
-                nats = model(**batch, use_cache=False, skip_logits=True, num_items_in_batch=1).loss
-            totals += torch.stack([nats.double(), (batch["shift_labels"] != IGNORED).sum().double()])
+                nats += model(**batch, use_cache=False, skip_logits=True, num_items_in_batch=1).loss.item()
+            tokens += (batch["shift_labels"] != IGNORED).sum().item()
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train(was_training)
-        nats, tokens = accelerator.reduce(totals, reduction="sum").tolist()
+        if accelerator.num_processes > 1:
+            totals = torch.tensor([nats, tokens], dtype=torch.float64, device=accelerator.device)
+            nats, tokens = accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {
             f"{metric_key_prefix}_loss": nats / tokens,
             f"{metric_key_prefix}_bits_per_byte": nats / math.log(2) / utf8_bytes,
