@@ -54,6 +54,7 @@ REFUSED = {
             "liger_kernel_config",
             "local_rank",
             "logging_nan_inf_filter",
+            "parallelism_config",
             "prediction_loss_only",
             "remove_unused_columns",
             "resume_from_checkpoint",
