@@ -161,12 +161,23 @@ def test_checkpoint_that_was_cut_off_is_passed_over(command, tmp_path, capsys):
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_no_model_folder(command, tmp_path):
     program = [sys.executable, "-m", "training", *command(max_steps=100_000)]
-    with subprocess.Popen(program, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    process = subprocess.Popen(
+        program,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # What a shell starts in the background ignores SIGINT, and would hand that down to here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "run" / "checkpoint-4").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert re.search(r"the same command goes on from checkpoint-\d+\ninterrupted\n$", errors)
     assert "Traceback" not in errors
