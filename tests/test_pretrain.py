@@ -172,7 +172,7 @@ def test_ctrl_c_ends_with_130_and_no_model_folder(command, tmp_path):
     )
     try:
         deadline = time.monotonic() + 120
-        while not (tmp_path / "run" / "checkpoint-4").exists() and time.monotonic() < deadline:
+        while not (tmp_path / "run/checkpoint-4/trainer_state.json").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
