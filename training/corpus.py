@@ -89,8 +89,10 @@ class Corpus:
                 found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
                 raise InputError(f"{file}, line {number}: no text in field {self.text_field!r}; found: {found}")
             text = record[self.text_field]
-            if any("\ud800" <= character <= "\udfff" for character in text):
-                raise InputError(f"{file}, line {number}: half a surrogate pair, which is no character")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise InputError(f"{file}, line {number}: half a surrogate pair, which is no character") from None
             yield Document(lambda text=text: _pieces([text]))
 
 

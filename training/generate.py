@@ -37,9 +37,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--temperature", type=_number(0), default=0.8, help="0: always the likeliest token (default 0.8)"
     )
-    parser.add_argument("--top_k", type=_count, help="sample among so many likeliest tokens (default: all)")
+    parser.add_argument("--top_k", type=_count, default=0, help="sample among so many likeliest tokens (default: all)")
     parser.add_argument(
-        "--top_p", type=_number(0, 1), help="sample among the likeliest tokens of this total probability"
+        "--top_p", type=_number(0, 1), default=1.0, help="sample among the likeliest tokens of this total probability"
     )
     parser.add_argument(
         "--max_new_tokens", type=_count, help=f"default {DEFAULT_NEW_TOKENS}, or what the model has room for"
@@ -49,11 +49,9 @@ def main(argv: list[str]) -> int:
 
     logging.disable_progress_bar()
     model, tokenizer = load(arguments.model)
-    sampling = {
-        "do_sample": arguments.temperature > 0,
-        **({"temperature": arguments.temperature, "top_k": arguments.top_k or 0} if arguments.temperature else {}),
-        **({"top_p": arguments.top_p} if arguments.top_p is not None and arguments.temperature else {}),
-    }
+    sampling = {"do_sample": False}
+    if arguments.temperature > 0:
+        sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")} | {"do_sample": True}
     prompts = arguments.prompt or (line.rstrip("\n") for line in sys.stdin)
     for prompt in prompts:
         continue_prompt(model, tokenizer, prompt, arguments.max_new_tokens, arguments.seed, sampling)

@@ -156,7 +156,7 @@ def precision_arguments(precision: str) -> dict[str, bool]:
         if precision == "bf16" and not torch.cuda.is_bf16_supported():
             raise InputError("precision is bf16, which this GPU does not have: use fp16, tf32 or fp32")
         return {"bf16": precision == "bf16", "fp16": precision == "fp16", "tf32": precision == "tf32"}
-    on_cpu = not (torch.accelerator.is_available())
+    on_cpu = not torch.accelerator.is_available()
     if precision == "tf32" or (precision == "fp16" and on_cpu):
         raise InputError(f"precision is {precision}, which this device does not have: use fp32 or bf16")
     return {"bf16": precision == "bf16", "fp16": precision == "fp16", "use_cpu": on_cpu}

@@ -114,15 +114,18 @@ class _PartWriter:
         self.documents = self.utf8_bytes = 0
         self.shards: list[dict[str, Any]] = []
         self.pending = [np.array([eos_token_id], dtype=dtype)]
+        self.num_pending = 1
 
     def add(self, ids: list[int], utf8_bytes: int, ends_document: bool) -> None:
         self.pending.append(np.array([*ids, self.eos_token_id] if ends_document else ids, dtype=self.dtype))
+        self.num_pending += len(self.pending[-1])
         self.utf8_bytes += utf8_bytes
         self.documents += ends_document
-        while sum(map(len, self.pending)) >= TOKENS_PER_SHARD:
+        while self.num_pending >= TOKENS_PER_SHARD:
             tokens = np.concatenate(self.pending)
             self._write(tokens[:TOKENS_PER_SHARD])
             self.pending = [tokens[TOKENS_PER_SHARD:]]
+            self.num_pending -= TOKENS_PER_SHARD
 
     def finish(self) -> dict[str, Any]:
         tokens = np.concatenate(self.pending)
