@@ -1,9 +1,9 @@
-"""`python -m modeling_gpt_scratch convert SOURCE OUTPUT`: a checkpoint of other code as a gpt-scratch model folder."""
+"""`python -m modeling_gpt_scratch convert SOURCE OUTPUT`: other code's checkpoint as our model folder, or as GPT-2."""
 
 import argparse
 import sys
 
-from .conversion import ConversionError, convert
+from .conversion import ACTIVATIONS, FORMATS, TARGETS, ConversionError, convert
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,30 +14,57 @@ def main(argv: list[str] | None = None) -> int:
         "convert",
         allow_abbrev=False,
         help="turn a checkpoint into a model folder",
-        description='Turn a checkpoint of "Build a Large Language Model (From Scratch)" or of the blog that follows it '
-        "into a folder that from_pretrained opens. Its logits are compared with the checkpoint's before it is written.",
+        description='Turn a checkpoint of "Build a Large Language Model (From Scratch)", of the blog that follows it, '
+        "of nanoGPT, of GPT-2 or of this package into a folder that from_pretrained opens. The result's logits are "
+        "compared with the checkpoint's before it is written.",
     )
     command.add_argument(
-        "source", metavar="SOURCE", help="a .pth, .pt or .safetensors file, or a folder that holds exactly one"
+        "source",
+        metavar="SOURCE",
+        help="a .pth, .pt or .safetensors file, a folder that holds one checkpoint, or a Hub name (owner/name)",
     )
     command.add_argument("output", metavar="OUTPUT", help="the folder to write; it must not exist or be empty")
     command.add_argument(
-        "--config",
-        metavar="model.json",
-        help="the checkpoint's configuration in the book's fields (default: model.json beside the checkpoint)",
+        "--from",
+        dest="source_format",
+        choices=FORMATS,
+        help="the source's format, where it is not recognised: "
+        + "; ".join(f"{name}: {description}" for name, description in FORMATS.items()),
     )
     command.add_argument(
-        "--tokenizer", metavar="FOLDER_OR_NAME", help="the tokenizer to save beside the model (the book uses gpt2)"
+        "--to",
+        dest="target_format",
+        choices=TARGETS,
+        default=TARGETS[0],
+        help="the format to write; gpt2 is the Transformers library's own GPT-2, which opens without remote code and "
+        "converts on to GGUF and others (default: %(default)s)",
     )
-    arguments = parser.parse_args(argv)
+    command.add_argument(
+        "--config",
+        metavar="model.json",
+        help="book: the checkpoint's configuration in the book's fields (default: model.json beside the checkpoint)",
+    )
+    command.add_argument(
+        "--tokenizer",
+        metavar="FOLDER_OR_NAME",
+        help="the tokenizer to save beside the model, the book uses gpt2 (default: the one in the source folder)",
+    )
+    command.add_argument(
+        "--revision", metavar="REV", help="Hub names: the branch, tag or commit of SOURCE (default: its main branch)"
+    )
+    command.add_argument(
+        "--activation",
+        choices=ACTIVATIONS,
+        help="nanogpt: the function that the model was trained with, which its checkpoint does not say: gelu since "
+        f"June 2023, gelu_pytorch_tanh before (default: {ACTIVATIONS[0]})",
+    )
+    arguments = vars(parser.parse_args(argv))
+    del arguments["command"]
     try:
-        difference = convert(arguments.source, arguments.output, config=arguments.config, tokenizer=arguments.tokenizer)
+        convert(**arguments, report=print)
     except ConversionError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)  # on one line
         return 2
-    print(f"Wrote {arguments.output}. Its logits differ from the checkpoint's by at most {difference:.2e}.")
-    if arguments.tokenizer is None:
-        print("It has no tokenizer: convert again with --tokenizer FOLDER_OR_NAME to add one (the book uses gpt2).")
     return 0
 
 

@@ -8,136 +8,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file, save_model
-from tokenizers import Tokenizer, models, pre_tokenizers
+from conversions import (
+    BOOK_CONFIG,
+    TOLERANCE,
+    RunsCommand,
+    book_model,
+    random_ids,
+    refusal,
+    run_program,
+    write_source,
+    write_tokenizer,
+)
+from safetensors.torch import load_file, save_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from modeling_gpt_scratch import GPTScratchForCausalLM, conversion
+from modeling_gpt_scratch import GPTScratchForCausalLM
 from modeling_gpt_scratch.__main__ import main
 from modeling_gpt_scratch.conversion import ConversionError, compare_logits, convert, convert_book_checkpoint
-
-# Two fp32 passes on CPU that add up in different orders differ by about 1e-6 at these sizes.
-TOLERANCE = 1e-5
-
-BOOK_CONFIG = {
-    "vocab_size": 61,
-    "context_length": 16,
-    "emb_dim": 32,
-    "n_heads": 4,
-    "n_layers": 2,
-    "drop_rate": 0.1,
-    "qkv_bias": False,
-}
-
-
-class BookNorm(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(width))
-        self.shift = nn.Parameter(torch.zeros(width))
-
-    def forward(self, x):
-        centered = x - x.mean(-1, keepdim=True)
-        return self.scale * centered * (centered.square().mean(-1, keepdim=True) + 1e-5).rsqrt() + self.shift
-
-
-class BookAttention(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        width, length = config["emb_dim"], config["context_length"]
-        self.num_heads = config["n_heads"]
-        self.W_query = nn.Linear(width, width, bias=config["qkv_bias"])
-        self.W_key = nn.Linear(width, width, bias=config["qkv_bias"])
-        self.W_value = nn.Linear(width, width, bias=config["qkv_bias"])
-        self.out_proj = nn.Linear(width, width)
-        self.register_buffer("mask", torch.ones(length, length).triu(1))
-
-    def forward(self, x):
-        length, head_size = x.shape[1], x.shape[2] // self.num_heads
-        outputs = []
-        for head in range(self.num_heads):  # one after the other: slow, and no reshaping that could be wrong
-            part = slice(head * head_size, (head + 1) * head_size)
-            query, key, value = self.W_query(x)[..., part], self.W_key(x)[..., part], self.W_value(x)[..., part]
-            scores = torch.einsum("bqd,bkd->bqk", query, key) / head_size**0.5
-            scores = scores.masked_fill(self.mask[:length, :length].bool(), -torch.inf)
-            outputs.append(scores.softmax(-1) @ value)
-        return self.out_proj(torch.cat(outputs, dim=-1))
-
-
-class BookMLP(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Linear(4 * width, width))
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-class BookBlock(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.att = BookAttention(config)
-        self.ff = BookMLP(config["emb_dim"])
-        self.norm1 = BookNorm(config["emb_dim"])
-        self.norm2 = BookNorm(config["emb_dim"])
-
-    def forward(self, x):
-        x = x + self.att(self.norm1(x))
-        return x + self.ff(self.norm2(x))
-
-
-class BookModel(nn.Module):
-    """The source's architecture, without dropout."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.tok_emb = nn.Embedding(config["vocab_size"], config["emb_dim"])
-        self.pos_emb = nn.Embedding(config["context_length"], config["emb_dim"])
-        self.trf_blocks = nn.Sequential(*[BookBlock(config) for _ in range(config["n_layers"])])
-        self.final_norm = BookNorm(config["emb_dim"])
-        self.out_head = nn.Linear(config["emb_dim"], config["vocab_size"], bias=False)
-        if config.get("tie_weights"):
-            self.out_head.weight = self.tok_emb.weight
-
-    def forward(self, input_ids):
-        x = self.tok_emb(input_ids) + self.pos_emb.weight[: input_ids.shape[1]]
-        return self.out_head(self.final_norm(self.trf_blocks(x)))
-
-
-def book_model(**changes) -> tuple[BookModel, dict]:
-    config = BOOK_CONFIG | changes
-    torch.manual_seed(0)
-    model = BookModel(config)
-    with torch.no_grad():
-        for parameter in model.parameters():  # norms too: with scale 1 and shift 0 a mix-up would not show
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-        for embedding in (model.tok_emb, model.pos_emb):
-            embedding.weight.mul_(0.3)  # keeps a tied model's logits in the size that TOLERANCE is made for
-    return model.eval(), config
-
-
-def write_source(folder: Path, state_dict: object, config: dict | None, name: str = "model.pth") -> Path:
-    folder.mkdir(exist_ok=True)
-    if name.endswith(".safetensors"):
-        save_file({key: tensor.clone() for key, tensor in state_dict.items()}, folder / name)
-    else:
-        torch.save(state_dict, folder / name)
-    if config is not None:
-        (folder / "model.json").write_text(json.dumps(config))
-    return folder / name
-
-
-def refusal(capsys, tmp_path: Path, source: Path, *options: str) -> str:
-    """Converts what must be refused; returns the message after checking that it is all that is left behind."""
-    before = sorted(tmp_path.rglob("*"))
-    assert main(["convert", str(source), str(tmp_path / "output"), *options]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-    assert sorted(tmp_path.rglob("*")) == before
-    return captured.err
+from modeling_gpt_scratch.conversion import book as book_format
 
 
 @pytest.fixture
@@ -147,18 +36,7 @@ def book():
 
 @pytest.fixture
 def input_ids():
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(BOOK_CONFIG["vocab_size"], (3, BOOK_CONFIG["context_length"]), generator=generator)
-
-
-def write_tokenizer(folder: Path, num_words: int) -> Path:
-    vocabulary = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {f"w{i}": i + 3 for i in range(num_words)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
-    ).save_pretrained(folder)
-    return folder
+    return random_ids()
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.pt", "model.safetensors"])
@@ -392,6 +270,15 @@ def test_sizes_that_do_not_fit_together_are_refused(tmp_path, capsys, book):
     assert "not a multiple of num_attention_heads" in refusal(capsys, tmp_path, path)
 
 
+@pytest.mark.parametrize(
+    ("field", "complaint"),
+    [("n_layers", "1000000000000 blocks, but the checkpoint has only 33 tensors"), ("emb_dim", "no possible model")],
+)
+def test_sizes_beyond_any_computer_are_refused(tmp_path, capsys, book, field, complaint):
+    path = write_source(tmp_path, book[0].state_dict(), book[1] | {field: 10**12})
+    assert complaint in refusal(capsys, tmp_path, path)
+
+
 def test_absurd_sizes_are_refused_before_memory_is_asked_for(tmp_path, capsys, book):
     path = write_source(tmp_path, book[0].state_dict(), book[1] | {"vocab_size": 10**12})
     assert "expected (1000000000000, 32)" in refusal(capsys, tmp_path, path)
@@ -437,29 +324,18 @@ def test_damaged_files_are_refused(tmp_path, capsys, book, name, damage):
     assert f"{name} cannot be read" in refusal(capsys, tmp_path, path)
 
 
-class RunsCommand:
-    def __init__(self, command: str):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(tmp_path, book, zipped):
     path = write_source(tmp_path, {}, book[1])
     state_dict = {**book[0].state_dict(), "extra": RunsCommand(f"touch {tmp_path / 'ran'}")}
     torch.save(state_dict, path, _use_new_zipfile_serialization=zipped)
     before = sorted(tmp_path.rglob("*"))
-    command = [sys.executable, "-m", "modeling_gpt_scratch", "convert", str(path), str(tmp_path / "output")]
-    finished = subprocess.run(
-        command, cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True
-    )
+    finished = run_program(["convert", str(path), str(tmp_path / "output")])
     assert finished.returncode == 2
-    assert finished.stdout == b""
-    assert finished.stderr.startswith(b"error: ")
-    assert finished.stderr.count(b"\n") == 1
-    assert b".system" in finished.stderr  # what the file wanted to call
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("error: ")
+    assert finished.stderr.count("\n") == 1
+    assert ".system" in finished.stderr  # what the file wanted to call
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -504,10 +380,10 @@ def test_failure_while_writing_leaves_nothing(tmp_path, capsys, monkeypatch, boo
 
 
 def test_mixed_up_names_are_caught_by_the_logits_and_nothing_is_written(tmp_path, capsys, monkeypatch, book):
-    names = dict(conversion.BOOK_NAMES)
+    names = dict(book_format.BOOK_NAMES)
     key, value = "trf_blocks.N.att.W_key.weight", "trf_blocks.N.att.W_value.weight"
     names[key], names[value] = names[value], names[key]
-    monkeypatch.setattr(conversion, "BOOK_NAMES", names)
+    monkeypatch.setattr(book_format, "BOOK_NAMES", names)
     assert "logits differ" in refusal(capsys, tmp_path, write_source(tmp_path, book[0].state_dict(), book[1]))
 
 

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,19 +12,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.strangers import run_as_stranger
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 CODE_FILES = ["configuration_gpt_scratch.py", "modeling_gpt_scratch.py"]
 PROMPTS = ["It was a bright morning", "Seven ships", "When night fell he lit the lamp. What else"]
 
-# Runs without this package: Python's -I leaves out the current folder, PYTHONPATH and the user's packages, and the
-# first lines hide the package even where it is installed.
 STRANGER = """
-import sys
-
-sys.modules["modeling_gpt_scratch"] = None
-
 import json
-from pathlib import Path
+import sys
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
@@ -86,24 +81,8 @@ def stranger(tiny_model, tokenizer, tmp_path_factory):
     model.save_pretrained(workplace / "model")
     tokenizer.save_pretrained(workplace / "model")
 
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
-    environment |= {
-        "HF_HOME": str(workplace / "home"),
-        "HF_MODULES_CACHE": str(workplace / "modules"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    process = subprocess.run(
-        [sys.executable, "-I", "-c", STRANGER, "model", json.dumps(PROMPTS)],
-        cwd=workplace,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    report = json.loads(process.stdout.splitlines()[-1])
-    return SimpleNamespace(model=model, workplace=workplace, stderr=process.stderr, **report)
+    report, stderr = run_as_stranger(STRANGER, "model", json.dumps(PROMPTS), workplace=workplace)
+    return SimpleNamespace(model=model, workplace=workplace, stderr=stderr, **report)
 
 
 def test_auto_classes_use_the_code_in_the_folder(stranger):
@@ -157,7 +136,13 @@ def test_a_folder_saved_by_the_remote_code_stands_alone_too(stranger):
         assert (again / name).read_text() == (first / name).read_text()
     auto_maps = [json.loads((folder / "config.json").read_text())["auto_map"] for folder in (first, again)]
     assert auto_maps[0] == auto_maps[1]
-    assert auto_maps[0].keys() == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
+    assert auto_maps[0].keys() == {
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForCausalLM",
+        "AutoModelForSequenceClassification",
+        "AutoModelForTokenClassification",
+    }
 
 
 def test_every_weight_is_found_in_the_folder(stranger):
@@ -200,5 +185,6 @@ def test_the_wheel_holds_the_model_package_alone(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"modeling_gpt_scratch"}
-    expected = {f"modeling_gpt_scratch/{path.name}" for path in (REPOSITORY / "modeling_gpt_scratch").glob("*.py")}
+    package = REPOSITORY / "modeling_gpt_scratch"
+    expected = {path.relative_to(REPOSITORY).as_posix() for path in package.rglob("*.py")}
     assert {name for name in names if ".dist-info/" not in name} == expected

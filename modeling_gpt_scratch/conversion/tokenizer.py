@@ -1,0 +1,58 @@
+"""The tokenizer that goes along with a converted model."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase
+
+from ..configuration_gpt_scratch import GPTScratchConfig
+from ..modeling_gpt_scratch import GPTScratchForCausalLM
+from .checks import ConversionError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether the folder has files that a tokenizer can be loaded from."""
+    if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return True
+    return all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
+
+
+def load_tokenizer(name: str | Path, config: GPTScratchConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or repository, with the model's length.
+
+    Raises:
+        `ConversionError`: it cannot be loaded, or has more tokens than the model.
+    """
+    # Two files without a configuration that names their class are GPT-2's form.
+    hint = {"config": GPT2Config()} if (Path(name) / "merges.txt").is_file() else {}
+    try:
+        # Our own folders need no remote code, because importing this package registers their classes; other people's
+        # code does not run.
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, trust_remote_code=False, model_max_length=config.max_position_embeddings, **hint
+        )
+    except Exception as error:  # the tokenizers library raises plain `Exception` for a damaged file
+        raise ConversionError(f"The tokenizer {name} cannot be loaded: {error}") from error
+    if len(tokenizer) > config.vocab_size:
+        raise ConversionError(
+            f"The tokenizer {name} has {len(tokenizer)} tokens, but the model's vocabulary only {config.vocab_size}: "
+            "name the tokenizer that the model was trained with"
+        )
+    return tokenizer
+
+
+def adopt_special_tokens(model: GPTScratchForCausalLM, tokenizer: PreTrainedTokenizerBase, *, replace: bool) -> None:
+    """Gives the model's configurations the tokenizer's ids; without `replace`, only those that they lack."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if replace or getattr(model.config, name) is None:
+            setattr(model.config, name, getattr(tokenizer, name))
+        setattr(model.generation_config, name, getattr(model.config, name))
