@@ -34,6 +34,7 @@ REFUSED = {
     **dict.fromkeys(("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "use_cpu"), _DERIVED),
     "gradient_accumulation_steps": "follows from `tokens_per_step`, per_device_train_batch_size and the device count",
     "auto_find_batch_size": "would change the batch: set `per_device_train_batch_size` instead",
+    "classifier_dropout": "belongs to classification heads, which pretraining does not have",
     "save_only_model": "would leave checkpoints that a run cannot go on from",
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), "comes from the tokenizer"),
     **dict.fromkeys(

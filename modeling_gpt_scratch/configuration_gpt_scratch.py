@@ -23,6 +23,7 @@ class GPTScratchConfig(PreTrainedConfig):
         embedding_dropout (`float`): dropout probability after token and position embeddings are added.
         attention_dropout (`float`): dropout probability of the attention weights.
         residual_dropout (`float`): dropout probability of what each attention and MLP adds to the residual stream.
+        classifier_dropout (`float`): dropout probability of the hidden states that a classification head reads.
         layer_norm_eps (`float`): added to the variance inside each LayerNorm.
         initializer_range (`float`): standard deviation of the initial weights.
         tie_word_embeddings (`bool`): whether the output head shares the token embedding's weights.
@@ -65,6 +66,7 @@ class GPTScratchConfig(PreTrainedConfig):
     embedding_dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
     residual_dropout: float | int = 0.0
+    classifier_dropout: float | int = 0.0
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
@@ -84,6 +86,8 @@ class GPTScratchConfig(PreTrainedConfig):
                 "AutoConfig": "configuration_gpt_scratch.GPTScratchConfig",
                 "AutoModel": "modeling_gpt_scratch.GPTScratchModel",
                 "AutoModelForCausalLM": "modeling_gpt_scratch.GPTScratchForCausalLM",
+                "AutoModelForSequenceClassification": "modeling_gpt_scratch.GPTScratchForSequenceClassification",
+                "AutoModelForTokenClassification": "modeling_gpt_scratch.GPTScratchForTokenClassification",
             },
         )
         super().__post_init__(**kwargs)
@@ -109,7 +113,7 @@ class GPTScratchConfig(PreTrainedConfig):
             )
         problems += [
             f"{name} is {getattr(self, name)}, but a dropout probability lies in [0, 1)"
-            for name in ("embedding_dropout", "attention_dropout", "residual_dropout")
+            for name in ("embedding_dropout", "attention_dropout", "residual_dropout", "classifier_dropout")
             if not 0 <= getattr(self, name) < 1
         ]
         problems += [

@@ -1,7 +1,7 @@
 """
 The gpt-scratch model: GPT-2's architecture (Radford et al., 2019) in the library's form.
 
-Read from top to bottom: attention -> MLP -> block -> model -> language model. Shapes stand in the margin:
+Read from top to bottom: attention -> MLP -> block -> model -> language model, classifiers. Shapes stand in the margin:
 
     B  batch_size         H  num_attention_heads       V  vocab_size
     T  new tokens         D  head size, C / H          N  predictions that have a target row, B x T
@@ -19,8 +19,12 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_layers import GenericForTokenClassification, GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    SequenceClassifierOutputWithPast,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -44,13 +48,16 @@ def eager_attention_forward(
 
     Args:
         query, key, value (`torch.Tensor` of shape `(batch_size, num_heads, length, head_dim)`).
-        attention_mask (`torch.Tensor`, *optional*): added to the scores; a very negative number hides a position.
+        attention_mask (`torch.Tensor`, *optional*): added to the scores, where a very negative number hides a position;
+            or booleans, where False does.
 
     Returns:
         The mixed values, of shape `(batch_size, query_length, num_heads, head_dim)`, and the attention weights.
     """
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B, H, T, S)
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
@@ -223,13 +230,18 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
         query_length = inputs_embeds.shape[1]
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            # Padding takes no positions, so a padded row gives the logits of the row alone.
-            position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -query_length:]  # (B, T)
+            # Padding takes no positions, so a padded row gives the logits of the row alone. The new tokens need not be
+            # the last columns: a mask may be as long as a static cache.
+            columns = torch.arange(query_length, device=attention_mask.device) + past_length  # (T,)
+            if isinstance(past_length, int) and attention_mask.shape[1] < past_length + query_length:
+                raise ValueError(
+                    f"attention_mask has {attention_mask.shape[1]} columns, but there are {past_length} past and "
+                    f"{query_length} new tokens: it must cover both"
+                )
+            position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, columns]  # (B, T)
         self._check_lengths(query_length, past_length, position_ids, past_key_values)
         if position_ids is None:
-            position_ids = (torch.arange(query_length, device=inputs_embeds.device) + past_length).unsqueeze(
-                0
-            )  # (1, T)
+            position_ids = (torch.arange(query_length, device=inputs_embeds.device) + past_length)[None]  # (1, T)
 
         # Before the new cache is made: packed documents are recognised only where there is none, and a cache that is
         # still empty does not change the mask.
@@ -265,9 +277,10 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
     ) -> None:
         """Says what is too long before the position embedding fails with an IndexError or a CUDA assert."""
         limit = self.config.max_position_embeddings
-        if past_key_values is not None and past_key_values.get_max_length() > limit:
+        # Of its first layer: a cache may not have made any yet, and -1 stands for no maximum.
+        if past_key_values is not None and past_key_values.get_max_length(0) > limit:
             raise ValueError(
-                f"The cache holds up to {past_key_values.get_max_length()} tokens, but max_position_embeddings is "
+                f"The cache holds up to {past_key_values.get_max_length(0)} tokens, but max_position_embeddings is "
                 f"{limit}: make the cache shorter"
             )
         if isinstance(past_length, torch.Tensor):
@@ -441,14 +454,17 @@ class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state  # (B, T, C)
         wants_loss = labels is not None or shift_labels is not None
+        if skip_logits and not wants_loss:
+            raise ValueError("skip_logits=True leaves only the loss, which needs labels or shift_labels")
         logits, loss = None, None
-        if skip_logits:
-            if not wants_loss:
-                raise ValueError("skip_logits=True leaves only the loss, which needs labels or shift_labels")
+        # Only a plain head can be taken apart. An adapter, or a head in shards (tensor parallelism, an FSDP unit of its
+        # own), does its work when it is called.
+        if skip_logits and type(self.lm_head) is nn.Linear and not hasattr(self.lm_head.weight, "full_tensor"):
             loss = chunked_causal_lm_loss(hidden_states, self.lm_head.weight, labels, shift_labels, num_items_in_batch)
         else:
             if isinstance(logits_to_keep, int):
@@ -465,6 +481,84 @@ class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
                 )
         return CausalLMOutputWithPast(
             loss=loss,
+            logits=None if skip_logits else logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class GPTScratchForSequenceClassification(GPTScratchPreTrainedModel):
+    """The decoder and a linear head on the last token of each row, the only one that has seen the whole row."""
+
+    accepts_loss_kwargs = False  # the loss is a mean over rows, which the Trainer divides by its accumulation steps
+
+    def __init__(self, config: GPTScratchConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = GPTScratchModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutputWithPast:
+        r"""
+        Args (the others are those of [`GPTScratchModel.forward`]):
+            labels (`torch.Tensor`): class ids of shape `(batch_size,)`; or, for several labels a row, floats of shape
+                `(batch_size, num_labels)`; or, for regression, floats of shape `(batch_size,)` or the latter.
+                `config.problem_type` says which; where it does not, `num_labels` and the labels' type do.
+
+        Returns:
+            `SequenceClassifierOutputWithPast` with `logits` of shape `(batch_size, num_labels)`.
+
+        Raises:
+            `ValueError`: several rows without a way to tell tokens from padding; on CPU, a row without a token too.
+        """
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state  # (B, T, C)
+        batch_size, query_length = hidden_states.shape[:2]
+        if attention_mask is not None and attention_mask.ndim == 2:
+            is_token = attention_mask[:, -query_length:] != 0  # (B, T)
+        elif input_ids is not None and self.config.pad_token_id is not None:
+            is_token = input_ids != self.config.pad_token_id  # (B, T)
+        elif batch_size == 1:
+            is_token = hidden_states.new_ones(1, query_length, dtype=torch.bool)
+        else:
+            raise ValueError(
+                f"The last token of each of {batch_size} rows is looked for, but nothing tells tokens from padding: "
+                "pass a 2-D attention_mask, or set config.pad_token_id and pass input_ids"
+            )
+        if is_token.device.type == "cpu" and not torch.compiler.is_compiling() and not is_token.any(dim=1).all():
+            raise ValueError("A row is all padding: take it out, or check attention_mask and config.pad_token_id")
+        positions = torch.arange(query_length, device=hidden_states.device)
+        last_token = (positions * is_token.to(positions.device)).argmax(dim=1)  # (B,)
+        rows = torch.arange(batch_size, device=hidden_states.device)
+        logits = self.score(self.dropout(hidden_states[rows, last_token]))  # (B, num_labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutputWithPast(
+            loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -472,4 +566,25 @@ class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
         )
 
 
-__all__ = ["GPTScratchForCausalLM", "GPTScratchModel", "GPTScratchPreTrainedModel"]
+class GPTScratchForTokenClassification(GenericForTokenClassification, GPTScratchPreTrainedModel):
+    """The decoder and a linear head that labels each token; `labels` of -100 are not counted."""
+
+    accepts_loss_kwargs = False  # the generic forward leaves `num_items_in_batch` out of its loss
+
+    def __init__(self, config: GPTScratchConfig):
+        # Not the generic `__init__`, whose AutoModel does not know this class where it is remote code.
+        GPTScratchPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = GPTScratchModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+__all__ = [
+    "GPTScratchForCausalLM",
+    "GPTScratchForSequenceClassification",
+    "GPTScratchForTokenClassification",
+    "GPTScratchModel",
+    "GPTScratchPreTrainedModel",
+]

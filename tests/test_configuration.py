@@ -9,12 +9,21 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM, GPTScratchModel, configuration_gpt_scratch
+from modeling_gpt_scratch import (
+    GPTScratchConfig,
+    GPTScratchForCausalLM,
+    GPTScratchForSequenceClassification,
+    GPTScratchForTokenClassification,
+    GPTScratchModel,
+    configuration_gpt_scratch,
+)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_gpt_scratch.GPTScratchConfig",
     "AutoModel": "modeling_gpt_scratch.GPTScratchModel",
     "AutoModelForCausalLM": "modeling_gpt_scratch.GPTScratchForCausalLM",
+    "AutoModelForSequenceClassification": "modeling_gpt_scratch.GPTScratchForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_gpt_scratch.GPTScratchForTokenClassification",
 }
 EVERY_FIELD = {
     "vocab_size": 300,
@@ -28,6 +37,7 @@ EVERY_FIELD = {
     "embedding_dropout": 0.1,
     "attention_dropout": 0.2,
     "residual_dropout": 0,
+    "classifier_dropout": 0.3,
     "layer_norm_eps": 1e-6,
     "initializer_range": 0.03,
     "tie_word_embeddings": False,
@@ -147,8 +157,10 @@ def test_a_bad_assignment_is_refused_when_saving(tiny_config, tmp_path):
         (lambda config: config, "configuration_gpt_scratch.py"),
         (GPTScratchModel, "modeling_gpt_scratch.py"),
         (GPTScratchForCausalLM, "modeling_gpt_scratch.py"),
+        (GPTScratchForSequenceClassification, "modeling_gpt_scratch.py"),
+        (GPTScratchForTokenClassification, "modeling_gpt_scratch.py"),
     ],
-    ids=["config", "model", "causal lm"],
+    ids=["config", "model", "causal lm", "sequence classification", "token classification"],
 )
 def test_auto_map_is_complete_and_code_is_there_whichever_class_saves(build, code_file, tiny_config, tmp_path):
     saved = build(tiny_config())
