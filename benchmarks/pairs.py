@@ -126,6 +126,15 @@ def peak_memory(prepare: Preparation, args: argparse.Namespace, positions: int) 
     return peaks
 
 
+def speed_ratio(seconds: dict[str, list[float]]) -> str:
+    """How many times faster our side is, as text, from what `seconds_in_turns` returned."""
+    ratios = [theirs / ours for ours, theirs in zip(seconds[OURS], seconds[THEIRS], strict=True)]
+    return (
+        f"speed ratio, {OURS} / {THEIRS}: median {statistics.median(ratios):.3f}, min {min(ratios):.3f}, "
+        f"max {max(ratios):.3f} of {len(ratios)} pairs"
+    )
+
+
 def table(seconds: dict[str, list[float]], peaks: dict[str, float], tokens: int) -> str:
     """The comparison as text.
 
@@ -138,10 +147,6 @@ def table(seconds: dict[str, list[float]], peaks: dict[str, float], tokens: int)
     for side in (OURS, THEIRS):
         median = statistics.median(seconds[side])
         lines.append(f"{side:14}{median:10.4f}{tokens / median:10.1f}{peaks[side]:10.0f}")
-    ratios = [theirs / ours for ours, theirs in zip(seconds[OURS], seconds[THEIRS], strict=True)]
-    lines.append(
-        f"speed ratio, {OURS} / {THEIRS}: median {statistics.median(ratios):.3f}, min {min(ratios):.3f}, "
-        f"max {max(ratios):.3f} of {len(ratios)} pairs"
-    )
+    lines.append(speed_ratio(seconds))
     lines.append(f"memory ratio, {OURS} / {THEIRS}: {peaks[OURS] / peaks[THEIRS]:.3f}")
     return "\n".join(lines)

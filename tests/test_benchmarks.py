@@ -38,6 +38,15 @@ def test_prints_time_and_memory_of_both_sides_and_their_ratios(module, arguments
     assert re.search(r"^memory ratio, .*: \d\.\d{3}$", run.stdout, re.M)
 
 
+def test_opening_a_folder_is_timed_on_both_sides():
+    command = [sys.executable, "-m", "benchmarks.load", *TINY, "--repeats", "3"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    for side in (pairs.OURS, pairs.THEIRS):
+        assert float(re.search(rf"^{side} +(\S+) s \(median\)$", run.stdout, re.M).group(1)) > 0
+    assert re.search(r"^speed ratio, .* of 3 pairs$", run.stdout, re.M)
+
+
 def test_ratios_say_how_much_faster_and_smaller_our_side_is():
     seconds = {pairs.OURS: [1.0, 2.0, 2.0], pairs.THEIRS: [3.0, 4.0, 5.0]}
     text = pairs.table(seconds, {pairs.OURS: 100.0, pairs.THEIRS: 400.0}, tokens=10)
