@@ -1,12 +1,14 @@
-# `make demo` trains a small model and lets it write; `make test` runs the whole suite. Both need Python 3.11 or newer.
+# `make demo` trains a small model and lets it write; `make test` runs the whole suite, for which it installs the
+# libraries that the tests try the model with. Both need Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
+EXTRAS ?= train,finetune,evaluate,export,quantize,serve,dev
 PY := $(VENV)/bin/python
 
 .PHONY: demo test lint environment
 
-demo: environment
+demo: $(VENV)/.installed-train
 	$(PY) -m training pretrain configuration/recipes/demo.yaml
 	$(PY) -m training generate runs/demo/model --prompt "def " --max_new_tokens 100 --seed 1
 
@@ -17,9 +19,9 @@ lint: environment
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-environment: $(VENV)/.installed-$(CONSTRAINTS)
+environment: $(VENV)/.installed-$(EXTRAS)
 
-$(VENV)/.installed-$(CONSTRAINTS): setup.cfg pyproject.toml $(CONSTRAINTS)
+$(VENV)/.installed-%: setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[train,dev]"
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[$*]"
 	touch $@

@@ -1,6 +1,5 @@
 """What the README tells people to type works."""
 
-import json
 import os
 import re
 import shlex
@@ -9,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+from tests.conversions import book_model, fused_model, gpt2_model, write_gpt2, write_nanogpt, write_source
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,20 +45,12 @@ def clone(tmp_path_factory, tokenizer) -> Path:
     (folder / "my-texts").mkdir()
     (folder / "my-texts" / "a.txt").write_text("Once upon a time there was a tokenizer that ate words.\n" * 200)
     tokenizer.save_pretrained(folder / "openai-community" / "gpt2")
-    config = {"vocab_size": 400, "context_length": 16, "emb_dim": 8, "n_heads": 2, "n_layers": 1, "drop_rate": 0.1}
-    (folder / "model.json").write_text(json.dumps(config | {"qkv_bias": False}))
-    block = {"norm1.scale": 8, "norm1.shift": 8, "norm2.scale": 8, "norm2.shift": 8, "att.out_proj.bias": 8}
-    block |= {f"att.{name}.weight": (8, 8) for name in ("W_query", "W_key", "W_value", "out_proj")}
-    block |= {
-        "ff.layers.0.weight": (32, 8),
-        "ff.layers.0.bias": 32,
-        "ff.layers.2.weight": (8, 32),
-        "ff.layers.2.bias": 8,
-    }
-    shapes = {f"trf_blocks.0.{name}": shape for name, shape in block.items()}
-    shapes |= {"tok_emb.weight": (400, 8), "pos_emb.weight": (16, 8), "out_head.weight": (400, 8)}
-    shapes |= {"final_norm.scale": 8, "final_norm.shift": 8}
-    torch.save({name: torch.randn(shape) for name, shape in shapes.items()}, folder / "my-model.pth")
+    book, config = book_model(vocab_size=400)
+    write_source(folder, book.state_dict(), config, "my-model.pth")
+    nanogpt, sizes = fused_model(vocab_size=400)
+    write_nanogpt(folder / "out", nanogpt.state_dict(), sizes)
+    _, weights, config = gpt2_model(vocab_size=400)
+    write_gpt2(folder / "openai-community" / "gpt2", weights, config | {"vocab_size": 400})
     return folder
 
 
@@ -79,7 +71,7 @@ def test_every_command_of_the_readme_runs_and_every_snippet_after_it(clone):
     assert run(program(demo[1]), clone).startswith("def ")
 
     others = [line for line in commands() if "make" not in line]
-    assert [line.split()[0] for line in others] == ["python"] * 4
+    assert [line.split()[0] for line in others] == ["python"] * 7
     for line in others:
         assert run(program(line), clone)
 

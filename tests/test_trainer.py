@@ -1,6 +1,8 @@
 """Training: our Trainer counts tokens exactly, and a stock Trainer gets what it expects."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from training.optimizers import MuonWithAuxiliary
 from training.trainer import GPTScratchTrainer
 
 LENGTH = 16
+FINE_TUNING = (Path(__file__).parent.parent / "docs" / "fine-tuning.md").read_text(encoding="utf-8")
 
 
 class Vector:
@@ -146,6 +149,35 @@ def test_label_smoothing_compares_with_the_next_token(build_trainer):
     expected = F.cross_entropy(logits.flatten(0, 1), batch["shift_labels"].flatten(), label_smoothing=0.1)
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected.item(), rel=1e-6)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(build_trainer().evaluate()["eval_loss"], rel=1e-6)
+
+
+def test_the_documented_loss_function_smooths_shifted_labels_in_a_stock_trainer(tiny_model, tmp_path):
+    documented = re.search(r"```python\n(import.*?def smoothed_loss.*?)```", FINE_TUNING, re.DOTALL).group(1)
+    namespace = {}
+    exec(documented, namespace)
+    ids = torch.randint(0, 128, (4, 9))
+    labels = ids.clone()
+    labels[:, 0] = -100  # no target, but counted as one by the Trainer of transformers 5.15
+    labels[1, :5] = -100
+    rows = [{"input_ids": row, "labels": row_labels} for row, row_labels in zip(ids, labels, strict=True)]
+    logits = tiny_model()(ids).logits[:, :-1].flatten(0, 1)
+    expected = F.cross_entropy(logits, labels[:, 1:].flatten(), label_smoothing=0.1).item()
+    for micro_batch, accumulation in ((4, 1), (2, 2)):
+        args = TrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=1,
+            per_device_train_batch_size=micro_batch,
+            gradient_accumulation_steps=accumulation,
+            logging_steps=1,
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        loss = {"compute_loss_func": namespace["smoothed_loss"]}
+        trainer = Trainer(tiny_model(), args, train_dataset=rows, eval_dataset=rows, **loss)
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
+        trainer.train()
+        assert history(trainer, "loss") == pytest.approx([expected], abs=1e-5)
 
 
 def test_muon_trains_the_blocks_matrices_and_the_optimizer_all_else(build_trainer):
