@@ -35,6 +35,10 @@ REFUSED = {
     "gradient_accumulation_steps": "follows from `tokens_per_step`, per_device_train_batch_size and the device count",
     "auto_find_batch_size": "would change the batch: set `per_device_train_batch_size` instead",
     "classifier_dropout": "belongs to classification heads, which pretraining does not have",
+    **dict.fromkeys(
+        ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+        "is not needed: the checkpoint with the lowest validation loss is always kept",
+    ),
     "save_only_model": "would leave checkpoints that a run cannot go on from",
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), "comes from the tokenizer"),
     **dict.fromkeys(
@@ -91,6 +95,7 @@ RUN_HELP = {
     "shuffle": "visit the training windows in a random order of (seed, epoch)",
     "precision": "arithmetic of the matrix products; bf16 and fp16 by autocast, weights stay in fp32",
     "muon_learning_rate": "train the blocks' matrices with Muon at this learning rate, all else by `optim`",
+    "max_skipped_steps": "steps in a row that may be left out because their gradient is not finite; one more stops",
     "data_dir": "where prepared token shards are kept, shared by runs",
 }
 
@@ -99,6 +104,7 @@ RANGES = {
     "data_seed": (0, 2**32 - 1),
     "dataloader_num_workers": (0, 1024),
     "label_smoothing_factor": (0, 1),
+    "max_skipped_steps": (0, 2**40),
     "max_steps": (1, 2**40),
     "num_train_epochs": (1e-6, 1e6),
     "per_device_eval_batch_size": (1, 2**20),
@@ -128,6 +134,7 @@ class RunConfig:
     shuffle: bool = True
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     muon_learning_rate: float | None = None
+    max_skipped_steps: int = 0
     data_dir: str = "data"
 
     def __post_init__(self):
@@ -157,7 +164,7 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Every setting with its resolved value, in the form of a recipe file. Absolute paths become portable ones."""
-        model = {name: getattr(self.model, name) for name in _MODEL_FIELDS}
+        model = {name: getattr(self.model, name) for name in MODEL_FIELDS}
         values = {**dataclasses.asdict(self.run), **model, **self.training}
         return values | {name: _portable(values[name]) for name in ("corpus", "tokenizer", "data_dir", "output_dir")}
 
@@ -172,13 +179,13 @@ def _portable(path: str) -> str:
 # Field name -> type annotation. Of the model's config only what our class declares: the library's base class has fields
 # that are no part of an architecture.
 _RUN_FIELDS = typing.get_type_hints(RunConfig)
-_MODEL_FIELDS = {name: kind for name, kind in GPTScratchConfig.__annotations__.items() if name not in REFUSED}
+MODEL_FIELDS = {name: kind for name, kind in GPTScratchConfig.__annotations__.items() if name not in REFUSED}
 _TRAINING_FIELDS = {
     name: annotation
     for name, annotation in typing.get_type_hints(TrainingArguments).items()
-    if name in TrainingArguments.__dataclass_fields__ and name not in REFUSED and name not in _MODEL_FIELDS
+    if name in TrainingArguments.__dataclass_fields__ and name not in REFUSED and name not in MODEL_FIELDS
 }
-_FIELDS = {**_RUN_FIELDS, **_MODEL_FIELDS, **_TRAINING_FIELDS}
+_FIELDS = {**_RUN_FIELDS, **MODEL_FIELDS, **_TRAINING_FIELDS}
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -320,7 +327,7 @@ def load_recipe(path: Path | None, overrides: dict[str, str]) -> Recipe:
     except ValueError as error:
         problems.append(str(error))
     try:
-        model = GPTScratchConfig(**{**sizes, **{name: values[name] for name in _MODEL_FIELDS if name in values}})
+        model = GPTScratchConfig(**{**sizes, **{name: values[name] for name in MODEL_FIELDS if name in values}})
     except StrictDataclassError as error:
         problems += str(error.__cause__ or error).split("; ")
     if problems:
@@ -342,10 +349,10 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)
 
 
-def differences(recipe: Recipe, saved: Path) -> list[str]:
-    """What `recipe` says otherwise than the saved recipe file, one line for each field; empty if they agree."""
+def differences(recipe: Recipe, saved: Path) -> dict[str, tuple[Any, Any]]:
+    """What `recipe` says otherwise than the saved recipe file: field -> its value there and here."""
     old = load_recipe(saved, {}).as_dict()
-    return [f"{key} was {old[key]!r}, now {value!r}" for key, value in recipe.as_dict().items() if old[key] != value]
+    return {key: (old[key], value) for key, value in recipe.as_dict().items() if old[key] != value}
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -357,7 +364,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     help_texts.update(RUN_HELP)
     for title, fields in (
         ("run", _RUN_FIELDS),
-        ("model (modeling_gpt_scratch/configuration_gpt_scratch.py explains these)", _MODEL_FIELDS),
+        ("model (modeling_gpt_scratch/configuration_gpt_scratch.py explains these)", MODEL_FIELDS),
         ("training (transformers.TrainingArguments)", _TRAINING_FIELDS),
     ):
         group = parser.add_argument_group(title)
@@ -372,8 +379,11 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def parse_recipe_arguments(parser: argparse.ArgumentParser, argv: list[str]) -> Recipe:
+def parse_recipe_arguments(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Recipe, argparse.Namespace]:
     """Parses a command line made by [`add_recipe_arguments`] and loads its recipe.
+
+    Returns:
+        The recipe, and all that was parsed, for the options that a program has beside it.
 
     Raises:
         RecipeError: also for options that are no setting, with a suggestion.
@@ -383,4 +393,4 @@ def parse_recipe_arguments(parser: argparse.ArgumentParser, argv: list[str]) -> 
         options = [text.removeprefix("--").split("=")[0] for text in unknown if text.startswith("-")]
         raise RecipeError("\n".join(map(_unknown_key, options)) or f"{unknown[0]} is neither a recipe nor an option")
     overrides = {name: text for name, text in vars(arguments).items() if name in _FIELDS}
-    return load_recipe(arguments.recipe, overrides)
+    return load_recipe(arguments.recipe, overrides), arguments

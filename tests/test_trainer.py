@@ -13,6 +13,8 @@ from transformers import Trainer, TrainingArguments
 
 from modeling_gpt_scratch import GPTScratchForCausalLM
 from training.batches import TokenWindows, WindowOrder, collate_windows
+from training.checkpoints import Checkpoints
+from training.interruption import StopRequest
 from training.optimizers import MuonWithAuxiliary
 from training.trainer import GPTScratchTrainer
 
@@ -61,6 +63,8 @@ def build_trainer(tiny_config, tmp_path):
             order=WindowOrder(len(train), samples, seed=3, shuffle=True),
             muon_learning_rate=muon_learning_rate,
             eval_utf8_bytes=200,
+            checkpoints=Checkpoints(tmp_path, {}, limit=None),
+            stop=StopRequest(),
         )
 
     return build

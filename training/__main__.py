@@ -6,12 +6,14 @@ from configuration.recipe import RecipeError
 
 from . import generate, pretrain
 from .errors import InputError
+from .interruption import RunStoppedError
 
 COMMANDS = {"pretrain": pretrain.main, "generate": generate.main}
 
 
 def main(argv: list[str]) -> int:
-    """Runs a command and returns its exit code: 2 for bad input, 1 when training broke down, 130 when interrupted."""
+    """Runs a command and returns its exit code: 2 for bad input, 1 when training broke down, 130 or 143 when a
+    signal has stopped it."""
     if not argv or argv[0] not in COMMANDS:
         if argv and argv[0] in ("-h", "--help"):
             print(f"{__doc__}\n\nusage: python -m training {{{','.join(COMMANDS)}}} ...   (--help after a command)")
@@ -32,6 +34,9 @@ def main(argv: list[str]) -> int:
     except FloatingPointError as error:
         print(f"error: {error}; lower the learning rate, or clip gradients (max_grad_norm)", file=sys.stderr)
         return 1
+    except RunStoppedError as stopped:
+        print("interrupted", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -9,6 +9,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .run_folder import write_atomically
+
 METRICS = "metrics.jsonl"
 
 
@@ -53,7 +55,7 @@ class RunMonitor(TrainerCallback):
             return
         # A run that is resumed repeats the steps after its checkpoint, so their lines go.
         kept = [line for line in read_metrics(self.folder) if line["step"] <= state.global_step and state.global_step]
-        (self.folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_atomically(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
         elapsed = kept[-1]["elapsed_seconds"] if kept else 0.0
         self.started_at = time.perf_counter() - elapsed
         self.previous = (elapsed, state.global_step)

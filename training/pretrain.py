@@ -3,6 +3,8 @@
 import argparse
 import os
 import sys
+from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ from modeling_gpt_scratch.atomic_folder import atomic_folder
 
 from .batches import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
 from .charts import draw_charts
+from .checkpoints import Checkpoints, fingerprint_of, problems_of, step_of
 from .corpus import SPLITS
 from .errors import InputError
+from .interruption import RunStoppedError, StopRequest
 from .monitoring import RunMonitor, read_metrics
-from .run_folder import RunFolder
+from .run_folder import ALLOWABLE, RunFolder, fingerprint, refuse_changes
 from .shards import prepare_shards
 from .trainer import GPTScratchTrainer
 
@@ -38,18 +42,47 @@ def main(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     add_recipe_arguments(parser)
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|CHECKPOINT",
+        help="auto: go on from the newest whole checkpoint, if there is one; never: refuse to; or a checkpoint's path "
+        "(default: auto)",
+    )
+    parser.add_argument(
+        "--allow_changed",
+        default="",
+        metavar="GROUP,...",
+        help=f"let a run go on although its recipe has changed in these groups: {', '.join(ALLOWABLE)}",
+    )
     logging.disable_progress_bar()  # a bar for each checkpoint's file would tear the run's own
-    pretrain(parse_recipe_arguments(parser, argv))
+    recipe, options = parse_recipe_arguments(parser, argv)
+    allowed = [group for group in options.allow_changed.split(",") if group]
+    unknown = set(allowed) - set(ALLOWABLE)
+    if unknown:
+        raise InputError(
+            f"--allow_changed names {', '.join(sorted(unknown))}, but the groups are {', '.join(ALLOWABLE)}"
+        )
+    pretrain(recipe, options.resume, allowed)
     return 0
 
 
-def pretrain(recipe: Recipe) -> dict[str, Any]:
+def pretrain(recipe: Recipe, resume: str = "auto", allowed: Collection[str] = ()) -> dict[str, Any] | None:
     """Runs a recipe to its end, from wherever its run folder stands, and prints the result.
+
+    Args:
+        resume: `auto`, `never`, or the path of the checkpoint to go on from.
+        allowed: groups of the recipe that may differ from what the run began with.
+
+    Returns:
+        The result, on the first process.
 
     Raises:
         InputError: the recipe does not fit this device, its data or its run folder.
+        RunStoppedError: a signal has stopped it, and the same command goes on.
+        FloatingPointError: a gradient was not finite.
     """
-    run = RunFolder(recipe)
+    run = RunFolder(recipe, allowed)
     result = run.result()
     if result is not None:
         print(f"{run.path} is finished")
@@ -57,73 +90,92 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
         return result
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and its kin
+    leads = int(os.environ.get("RANK", "0")) == 0
+    with run.lock() if leads else nullcontext():
+        return _pretrain(run, recipe, resume, processes, leads)
+
+
+def _pretrain(run: RunFolder, recipe: Recipe, resume: str, processes: int, leads: bool) -> dict[str, Any] | None:
     length = recipe.model.max_position_embeddings
     micro_batch = recipe.training["per_device_train_batch_size"]
     accumulation = accumulation_steps(recipe.run.tokens_per_step, micro_batch, length, processes)
-    precision = precision_arguments(recipe.run.precision)
-
-    shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=print)
-    train_windows = TokenWindows(shards.tokens("train"), length)
-    held_out = {part: TokenWindows(shards.tokens(part), length, keep_tail=True) for part in SPLITS[1:]}
-    max_steps = recipe.training["max_steps"]
-    windows_per_step = micro_batch * processes * accumulation
-    if max_steps < 0:
-        max_steps = steps_for_epochs(recipe.training["num_train_epochs"], len(train_windows), windows_per_step)
-
-    checkpoint = run.newest_checkpoint()
     settings = {
         **recipe.training,
-        **precision,
-        "max_steps": max_steps,
+        **precision_arguments(recipe.run.precision),
         "gradient_accumulation_steps": accumulation,
         "remove_unused_columns": False,
-        "eval_on_start": recipe.training["eval_on_start"] and checkpoint is None,
         "logging_nan_inf_filter": False,  # it would log a loss that is not a number as 0
     }
-    set_seed(recipe.training["seed"])
+    if settings["ddp_find_unused_parameters"] is None:
+        settings["ddp_find_unused_parameters"] = False  # there are none, and looking for them costs time every step
+    try:
+        args = TrainingArguments(**settings)
+        with args.main_process_first():  # it prepares what the others then find; also joins the processes
+            shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=print if leads else _say_nothing)
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise _refusal(error) from error
+    train_windows = TokenWindows(shards.tokens("train"), length)
+    held_out = {part: TokenWindows(shards.tokens(part), length, keep_tail=True) for part in SPLITS[1:]}
+    windows_per_step = micro_batch * processes * accumulation
+    if args.max_steps < 0:
+        args.max_steps = steps_for_epochs(args.num_train_epochs, len(train_windows), windows_per_step)
+    max_steps = args.max_steps
+
+    data = {"corpus": shards.manifest["corpus"], "tokenizer_sha256": shards.manifest["tokenizer"]["sha256"]}
+    checkpoints = Checkpoints(run.path, fingerprint(recipe, data, processes), args.save_total_limit)
+    checkpoint = _agree(_choose_checkpoint(checkpoints, resume, run.allowed) if leads else None)
+    args.eval_on_start = args.eval_on_start and checkpoint is None
+
+    set_seed(args.seed)
     model = GPTScratchForCausalLM(with_special_tokens(recipe.model, shards.tokenizer))
     # `pipeline` and `generate` continue up to what the model can hold, whoever does not say how far.
     model.generation_config.max_length = length
     shards.tokenizer.model_max_length = length
     monitor = RunMonitor(run.path, recipe.run.tokens_per_step)
-    seed = recipe.training["seed"] if recipe.training["data_seed"] is None else recipe.training["data_seed"]
+    stop = StopRequest()
+    data_seed = args.seed if args.data_seed is None else args.data_seed
     try:
         trainer = GPTScratchTrainer(
             model=model,
-            args=TrainingArguments(**settings),
+            args=args,
             train_dataset=train_windows,
             eval_dataset=held_out["validation"],
             processing_class=shards.tokenizer,
             callbacks=[monitor],
-            order=WindowOrder(len(train_windows), max_steps * windows_per_step, seed, recipe.run.shuffle),
+            order=WindowOrder(len(train_windows), max_steps * windows_per_step, data_seed, recipe.run.shuffle),
             muon_learning_rate=recipe.run.muon_learning_rate,
             eval_utf8_bytes=shards.utf8_bytes("validation"),
+            checkpoints=checkpoints,
+            stop=stop,
+            max_skipped_steps=recipe.run.max_skipped_steps,
         )
         # Made once for trial: what they refuse is known before the run begins, and not after its folder is written.
         trainer.create_optimizer_and_scheduler(max_steps)
         trainer.optimizer = trainer.lr_scheduler = None
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        run.discard_if_empty()
-        raise InputError(f"the library refuses the recipe: {' '.join(str(error).split())}") from error
+        raise _refusal(error) from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    run.begin({"corpus": shards.manifest["corpus"], "tokenizer_sha256": shards.manifest["tokenizer"]["sha256"]})
-
-    print(
-        f"{model.num_parameters():,} parameters, {max_steps:,} steps of {recipe.run.tokens_per_step:,} tokens"
-        + (f", resumed from {checkpoint.name}" if checkpoint else "")
-    )
+    if leads:
+        run.begin(data)
+        print(
+            f"{model.num_parameters():,} parameters, {max_steps:,} steps of {recipe.run.tokens_per_step:,} tokens"
+            + (f", resumed from {Path(checkpoint).name}" if checkpoint else "")
+        )
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt:
-        newest = run.newest_checkpoint()
-        print(f"the same command goes on from {newest.name if newest else 'the start'}", file=sys.stderr)
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=checkpoint)
+            stop.raise_if_asked()
+            elapsed_seconds = monitor.elapsed_seconds
+            validation = trainer.evaluate()
+            test = trainer.evaluate(held_out["test"], metric_key_prefix="test", utf8_bytes=shards.utf8_bytes("test"))
+    except (KeyboardInterrupt, RunStoppedError):
+        if leads:
+            newest = max(checkpoints.all(), key=step_of, default=None)
+            print(f"the same command goes on from {newest.name if newest else 'the start'}", file=sys.stderr)
         raise
-    elapsed_seconds = monitor.elapsed_seconds
-    validation = trainer.evaluate()
-    test = trainer.evaluate(held_out["test"], metric_key_prefix="test", utf8_bytes=shards.utf8_bytes("test"))
 
-    if trainer.is_world_process_zero():
+    if leads:
         tokens = max_steps * recipe.run.tokens_per_step
         first = next((line for line in read_metrics(run.path) if line["step"] == 0 and "eval_loss" in line), {})
         # Last of all comes the folder's final name: a run with a model is finished.
@@ -143,7 +195,64 @@ def pretrain(recipe: Recipe) -> dict[str, Any]:
                 }
             )
         print_result(run.result(), run)
+    trainer.accelerator.wait_for_everyone()
     return run.result()
+
+
+def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collection[str]) -> str | None:
+    """Where the run goes on from, or `None`; sets aside what is damaged or will be made anew, and says so.
+
+    Raises:
+        InputError: the checkpoint that was named cannot be used, there is none that is whole, or there should be none.
+    """
+    checkpoints.discard_staging()  # of a process that was killed while it saved
+    if resume == "never":
+        if checkpoints.all():
+            raise InputError(
+                f"{checkpoints.run} holds checkpoints, and --resume is never: choose another output_dir, or delete the "
+                "folder"
+            )
+        return None
+    if resume == "auto":
+        checkpoint, lines = checkpoints.newest_valid()
+    else:
+        checkpoint = Path(resume)
+        problems = problems_of(checkpoint) if checkpoint.is_dir() else ["it is no folder"]
+        if problems:
+            raise InputError(f"--resume {resume} cannot be used: {'; '.join(problems)}")
+        lines = checkpoints.set_aside_after(step_of(checkpoint))
+    if checkpoint is None:
+        return None
+    then = fingerprint_of(checkpoint)
+    changes = {
+        name: (group, then.get(group, {}).get(name), value)
+        for group, values in checkpoints.fingerprint.items()
+        for name, value in values.items()
+        if then.get(group, {}).get(name) != value
+    }
+    refuse_changes(changes, allowed, str(checkpoint))
+    for line in lines:
+        print(line, file=sys.stderr)
+    return str(checkpoint)
+
+
+def _agree(value: str | None) -> str | None:
+    """The first process's value, on all of them."""
+    if not torch.distributed.is_initialized():
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values)
+    return values[0]
+
+
+def _refusal(error: Exception) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    return InputError(f"the library refuses the recipe: {' '.join(str(error).split())}")
+
+
+def _say_nothing(line: str) -> None:
+    pass
 
 
 def precision_arguments(precision: str) -> dict[str, bool]:

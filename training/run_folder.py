@@ -4,52 +4,118 @@ A run folder is the unit of everything: settings, records, checkpoints and the f
     recipe.yaml     the resolved settings         checkpoint-N/   the Trainer's own files
     run.json        what ran where on what        model/          the finished model, complete or absent
     metrics.jsonl   one line a logging step       *.png           charts
+
+What a run was trained on is compared with what it is to go on with: its fingerprint, in groups that can be allowed to
+change by name.
 """
 
 import json
 import os
 import platform
+import shutil
 import subprocess
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from configuration.recipe import Recipe, RecipeError, differences, dump_recipe
+from configuration.recipe import MODEL_FIELDS, Recipe, RecipeError, differences, dump_recipe
 
 from .errors import InputError
 
+# Group -> the recipe's fields in it. All other fields but the model's are in the group `other`.
+GROUPS = {
+    "data": ("corpus", "text_field", "split", "split_fractions", "shuffle", "seed", "data_seed"),
+    "tokenizer": ("tokenizer",),
+    "batch": ("tokens_per_step", "per_device_train_batch_size"),
+    "horizon": (
+        "max_steps",
+        "num_train_epochs",
+        "learning_rate",
+        "muon_learning_rate",
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+        "warmup_steps",
+    ),
+}
+OTHER = "other"
+LOCK = ".lock"
+ALLOWABLE = (*GROUPS, OTHER)
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "huggingface_hub")
+
+
+def fingerprint(recipe: Recipe, data: dict[str, Any], processes: int) -> dict[str, dict[str, Any]]:
+    """What a checkpoint depends on beside the model's own configuration, by the groups of `GROUPS`.
+
+    Args:
+        data: what `RunFolder.begin` gets.
+        processes: devices that share the batch.
+    """
+    values = recipe.as_dict()
+    groups = {group: {name: values[name] for name in names} for group, names in GROUPS.items()}
+    groups["data"]["data_sha256"], groups["tokenizer"]["tokenizer_sha256"] = _hashes(data)
+    groups["batch"]["processes"] = processes
+    return groups
+
+
+def refuse_changes(changes: dict[str, tuple[str, Any, Any]], allowed: Collection[str], what: str) -> None:
+    """Raises where something has changed that was not allowed to.
+
+    Args:
+        changes: name -> its group, its value then and now.
+        allowed: groups that may change.
+        what: that which was made with the old values, for the message.
+
+    Raises:
+        InputError: listing every change, and the option that allows them.
+    """
+    refused = {name: change for name, change in changes.items() if change[0] not in allowed}
+    if not refused:
+        return
+    lines = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (_, old, new) in refused.items())
+    groups = sorted({group for group, _, _ in refused.values()})
+    remedy = "choose another output_dir, or delete the folder"
+    if "model" not in groups:
+        remedy += f"; to go on all the same: --allow_changed {','.join(sorted({*groups, *allowed}))}"
+    raise InputError(f"{what} belongs to a run with another {' and '.join(groups)} ({lines}): {remedy}")
 
 
 class RunFolder:
     """Opens `output_dir` for a recipe, writing nothing yet.
 
+    Args:
+        recipe: what to run.
+        allowed: groups of `ALLOWABLE` in which it may differ from the recipe that the folder was made with.
+
     Raises:
         InputError: the folder holds a run of another recipe, or something that is no run.
     """
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, allowed: Collection[str] = ()):
         self.recipe = recipe
+        self.allowed = allowed
         self.path = Path(recipe.training["output_dir"])
         existing = next(path for path in (self.path.resolve(), *self.path.resolve().parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             raise InputError(f"output_dir {self.path} cannot be written: {existing.name} is no folder, or not yours")
         if not (self._recipe_file.exists() and self._record_file.exists()):
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and any(path.name != LOCK for path in self.path.iterdir()):
                 raise InputError(f"output_dir {self.path} holds files that are no run: choose another folder")
             return
         try:
             changes = differences(recipe, self._recipe_file)
         except RecipeError as error:
             raise InputError(f"{self._recipe_file} cannot be read back: {error}") from None
-        changes = [change for change in changes if not change.startswith("output_dir ")]
-        if changes:
-            raise InputError(
-                f"output_dir {self.path} holds a run of another recipe ({'; '.join(changes)}): "
-                "choose another output_dir, or delete the folder"
-            )
+        group_of = {name: group for group, names in GROUPS.items() for name in names}
+        group_of |= dict.fromkeys(MODEL_FIELDS, "model")
+        refuse_changes(
+            {name: (group_of.get(name, OTHER), *values) for name, values in changes.items() if name != "output_dir"},
+            allowed,
+            f"output_dir {self.path}",
+        )
 
     @property
     def _recipe_file(self) -> Path:
@@ -87,19 +153,49 @@ class RunFolder:
             InputError: the run began on other data than `data` describes.
         """
         record = self.record()
-        if record is not None and record["data"] != data:
-            raise InputError(
-                f"{self.path} began on other data: {record['data']} then, {data} now; choose another output_dir"
-            )
-        if record is None:
+        if record is not None:
+            changes = {
+                f"{group}_sha256": (group, then, now)
+                for group, then, now in zip(("data", "tokenizer"), _hashes(record["data"]), _hashes(data), strict=True)
+                if then != now
+            }
+            refuse_changes(changes, self.allowed, str(self.path))
+        if record is None or self.allowed:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_record({**describe_environment(), "data": data})
             write_atomically(self._recipe_file, dump_recipe(self.recipe))
 
     def discard_if_empty(self) -> None:
-        """Takes back the folder that the library makes for a run that then does not begin."""
-        if self.path.is_dir() and not any(self.path.iterdir()):
-            self.path.rmdir()
+        """Takes back the folder of a run that then does not begin."""
+        if self.path.is_dir() and not any(path.name != LOCK for path in self.path.iterdir()):
+            shutil.rmtree(self.path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps a second command out of the folder for as long as this process lives.
+
+        Raises:
+            InputError: another process holds the folder.
+        """
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"output_dir {self.path} is in use by another command: wait for it, or choose another folder"
+                ) from None
+            # A worker process that outlives a killed parent must not go on holding the folder.
+            os.register_at_fork(after_in_child=file.close)
+            try:
+                yield
+            finally:
+                self.discard_if_empty()
 
     def finish(self, result: dict[str, Any]) -> None:
         self._write_record({**self.record(), "result": result})
@@ -107,14 +203,9 @@ class RunFolder:
     def _write_record(self, record: dict[str, Any]) -> None:
         write_atomically(self._record_file, json.dumps(record, indent=2) + "\n")
 
-    def newest_checkpoint(self) -> Path | None:
-        """The newest checkpoint folder that is complete: the Trainer writes trainer_state.json last."""
-        checkpoints = [
-            path
-            for path in self.path.glob("checkpoint-*")
-            if path.name.removeprefix("checkpoint-").isdecimal() and (path / "trainer_state.json").exists()
-        ]
-        return max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+def _hashes(data: dict[str, Any]) -> tuple[str, str]:
+    return data["corpus"]["sha256"], data["tokenizer_sha256"]
 
 
 def write_atomically(file: Path, text: str) -> None:

@@ -5,24 +5,31 @@ import time
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from .batches import IGNORED, TokenWindows, WindowOrder, collate_windows
 from .optimizers import MuonWithAuxiliary
+from .reliability import ReliableTrainer
 
 
-class GPTScratchTrainer(Trainer):
+class GPTScratchTrainer(ReliableTrainer):
     """Trains a `GPTScratchForCausalLM` on [`TokenWindows`].
 
     Args:
         order: which window comes when; overrides the library's sampler.
         muon_learning_rate: train the blocks' matrices with Muon at this rate, or `None`.
         eval_utf8_bytes: size of the evaluation text, for bits per byte.
-        **kwargs: those of `transformers.Trainer`.
+        **kwargs: those of [`ReliableTrainer`].
     """
 
-    def __init__(self, *, order: WindowOrder, muon_learning_rate: float | None, eval_utf8_bytes: int, **kwargs):
+    def __init__(
+        self,
+        *,
+        order: WindowOrder,
+        muon_learning_rate: float | None,
+        eval_utf8_bytes: int,
+        **kwargs,
+    ):
         use_cache = kwargs["model"].config.use_cache
         super().__init__(data_collator=collate_windows, **kwargs)
         # The library has put TrainingArguments.use_cache there. Saved, it makes generation slow for whoever loads it.
@@ -100,7 +107,10 @@ class GPTScratchTrainer(Trainer):
 
         Returns:
             `{prefix}_loss` in nats per token, `{prefix}_bits_per_byte` of the text, `{prefix}_tokens`,
-            `{prefix}_runtime` in seconds.
+            `{prefix}_runtime` in seconds. Empty where it was abandoned for a stop, which a resumed run makes up for.
+
+        Raises:
+            RunStoppedError: asked to stop outside of training, where nothing needs to be saved.
         """
         windows = self.eval_dataset if eval_dataset is None else eval_dataset
         utf8_bytes = self.eval_utf8_bytes if utf8_bytes is None else utf8_bytes
@@ -110,18 +120,36 @@ class GPTScratchTrainer(Trainer):
         was_training = model.training
         model.eval()
         nats = tokens = 0.0
-        # Plain rounds over the ranks instead of the library's loader, which repeats windows to make shares equal.
-        mine = range(accelerator.process_index, len(windows), accelerator.num_processes)
-        for batch in DataLoader(
-            torch.utils.data.Subset(windows, mine), self.args.eval_batch_size, collate_fn=collate_windows
-        ):
+        abandoned = False
+        # As many rounds on every rank, which may have to gather weights or to agree on a stop, and each window on one.
+        ranks, batch_size = accelerator.num_processes, self.args.eval_batch_size
+        loader = DataLoader(
+            Subset(windows, range(accelerator.process_index, len(windows), ranks)),
+            batch_size,
+            collate_fn=collate_windows,
+            generator=torch.Generator(),  # not the global one, whose numbers are for dropout
+        )
+        batches = iter(loader)
+        for _ in range(math.ceil(math.ceil(len(windows) / ranks) / batch_size)):
+            abandoned = self.stop.agreed(self.args.device)
+            if abandoned:
+                break
+            batch = next(batches, None)
+            counts = batch is not None
+            batch = batch if counts else collate_windows([windows[0]])
             batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
             with torch.no_grad(), self.compute_loss_context_manager(), accelerator.autocast():
-                nats += model(**batch, use_cache=False, skip_logits=True, num_items_in_batch=1).loss.item()
-            tokens += (batch["shift_labels"] != IGNORED).sum().item()
+                loss = model(**batch, use_cache=False, skip_logits=True, num_items_in_batch=1).loss
+            nats += loss.item() * counts
+            tokens += (batch["shift_labels"] != IGNORED).sum().item() * counts
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         model.train(was_training)
-        if accelerator.num_processes > 1:
+        if abandoned:
+            if not (self.is_in_train and self.state.global_step):
+                self.stop.raise_if_asked()
+            self.stop_here(evaluation_is_due=True)
+            return {}
+        if ranks > 1:
             totals = torch.tensor([nats, tokens], dtype=torch.float64, device=accelerator.device)
             nats, tokens = accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {

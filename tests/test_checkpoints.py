@@ -1,0 +1,110 @@
+"""Checkpoints: complete or absent, known to be whole, and kept as promised."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from training.checkpoints import MANIFEST, Checkpoints, fingerprint_of, problems_of
+from training.errors import InputError
+
+FINGERPRINT = {"batch": {"tokens_per_step": 256}}
+FILES = {"model.safetensors": b"weights" * 50, "optimizer.pt": b"moments" * 90, "tokenizer/tokenizer.json": b"{}"}
+
+
+def save(checkpoints: Checkpoints, step: int) -> Path:
+    for name, content in FILES.items():
+        file = checkpoints.staging / f"checkpoint-{step}" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return checkpoints.publish(step)
+
+
+@pytest.fixture
+def checkpoints(tmp_path) -> Checkpoints:
+    return Checkpoints(tmp_path, FINGERPRINT, limit=None)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_published_checkpoint_is_whole_and_says_what_it_belongs_to(checkpoints, tmp_path):
+    checkpoint = save(checkpoints, 7)
+    assert names(tmp_path) == {"checkpoint-7"}
+    assert problems_of(checkpoint) == []
+    assert fingerprint_of(checkpoint) == FINGERPRINT
+    files = json.loads((checkpoint / MANIFEST).read_text())["files"]
+    assert {name: record["bytes"] for name, record in files.items()} == {n: len(c) for n, c in FILES.items()}
+
+
+def test_nothing_has_a_checkpoints_name_before_it_is_complete(checkpoints, monkeypatch):
+    def fail(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr("training.checkpoints._flush", fail)
+    with pytest.raises(OSError, match="no space"):
+        save(checkpoints, 7)
+    assert checkpoints.all() == []
+    checkpoints.discard_staging()
+    assert list(checkpoints.run.iterdir()) == []
+
+
+DAMAGE = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "emptied": lambda file: file.write_bytes(b""),
+    "deleted": lambda file: file.unlink(),
+    "one byte flipped": lambda file: file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1])),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_the_one_before_is_taken_where_any_file_of_the_newest_is_damaged(name, damage, checkpoints, tmp_path):
+    older, newest = save(checkpoints, 7), save(checkpoints, 14)
+    DAMAGE[damage](newest / name)
+    found, lines = checkpoints.newest_valid()
+    assert found == older
+    assert len(lines) == 1
+    assert lines[0].startswith(f"checkpoint-14 is set aside as set-aside-checkpoint-14-1: {name} ")
+    assert names(tmp_path) == {"checkpoint-7", "set-aside-checkpoint-14-1"}
+    assert problems_of(older) == []
+
+
+def test_no_whole_checkpoint_is_an_error_and_moves_nothing(checkpoints, tmp_path):
+    for step in (7, 14):
+        (save(checkpoints, step) / "optimizer.pt").unlink()
+    with pytest.raises(
+        InputError, match=r"checkpoint-14 is damaged: optimizer\.pt is missing(.|\n)*no checkpoint to go"
+    ):
+        checkpoints.newest_valid()
+    assert names(tmp_path) == {"checkpoint-7", "checkpoint-14"}
+
+
+def test_no_checkpoint_at_all_is_a_fresh_start(checkpoints):
+    assert checkpoints.newest_valid() == (None, [])
+
+
+def test_a_step_that_is_reached_again_replaces_its_checkpoint(checkpoints):
+    first = save(checkpoints, 7)
+    (first / "old").write_text("")
+    assert not (save(checkpoints, 7) / "old").exists()
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(None, [1, 2, 3, 4, 5]), (1, [2, 5]), (2, [2, 4, 5]), (4, [2, 3, 4, 5])])
+def test_the_newest_ones_are_kept_and_the_best(limit, kept, tmp_path):
+    losses = {1: 3.0, 2: 1.5, 3: 2.0, 4: 1.6}  # the newest is not measured yet
+    lines = [json.dumps({"step": step, "eval_loss": loss}) for step, loss in losses.items()]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    checkpoints = Checkpoints(tmp_path, FINGERPRINT, limit)
+    for step in range(1, 6):
+        save(checkpoints, step)
+    assert [int(path.name.split("-")[1]) for path in checkpoints.all()] == kept
+
+
+def test_a_lack_of_space_is_found_before_anything_is_written(checkpoints, monkeypatch):
+    usage = shutil.disk_usage(checkpoints.run)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100 * 2**20))
+    assert checkpoints.lack_of_space(60 * 2**20) is None
+    assert checkpoints.lack_of_space(90 * 2**20) == "100 MiB are free, 122 MiB needed"
