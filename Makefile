@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= train,finetune,evaluate,export,quantize,serve,dev
+EXTRAS ?= train,finetune,evaluate,export,quantize,serve,track,dev
 PY := $(VENV)/bin/python
 
 .PHONY: demo test lint environment

@@ -50,19 +50,6 @@ def test_a_layer_kept_on_disk_computes_and_generates_the_same(tied, tiny_model, 
     assert torch.equal(loaded.generate(input_ids, **options), model.generate(input_ids, **options))
 
 
-@pytest.mark.parametrize("kilobytes", [70, 90, 110])
-def test_no_block_is_split_between_devices(kilobytes, tiny_config):
-    accelerate = pytest.importorskip("accelerate")
-    with torch.device("meta"):
-        model = GPTScratchForCausalLM(tiny_config())
-    model.tie_weights()
-    device_map = accelerate.infer_auto_device_map(
-        model, {"cpu": kilobytes * 1000, "disk": 10**6}, no_split_module_classes=model._no_split_modules
-    )
-    assert set(device_map.values()) == {"cpu", "disk"}
-    assert not any(name.startswith(f"model.layers.{layer}.") for name in device_map for layer in range(2))
-
-
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_a_model_built_on_meta_and_filled_equals_one_built_normally(tied, tiny_model):
     model, input_ids = tiny_model(tie_word_embeddings=tied), random_ids(2, 9)

@@ -16,9 +16,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Trainer
 
-from training import pretrain
 from training.__main__ import main
-from training.monitoring import RunMonitor, read_metrics
+from training.monitoring import TRAINING_FIGURES, RunMonitor, read_metrics
+from training.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ("recipe.yaml", "run.json", "metrics.jsonl", ".lock")
@@ -72,14 +72,14 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def without_times(run: Path) -> list[dict]:
-    timed = ("elapsed_seconds", "tokens_per_second", "eval_runtime")
+    timed = ("elapsed_seconds", "tokens_per_second", "mfu", "eval_runtime")
     return [{name: value for name, value in line.items() if name not in timed} for line in read_metrics(run)]
 
 
 def test_a_run_leaves_records_charts_checkpoints_and_a_model_that_opens(command, tmp_path, capsys):
     assert main(command()) == 0
     run = tmp_path / "run"
-    expected = {*RECORDS, "loss.png", "gradient_norm.png", "learning_rate.png", "model"}
+    expected = {*RECORDS, "loss.png", "gradient_norm.png", "learning_rate.png", "speed.png", "model"}
     assert {path.name for path in run.iterdir()} == expected | {"checkpoint-4", "checkpoint-8", "checkpoint-12"}
     assert all((run / name).read_bytes().startswith(b"\x89PNG") for name in expected if name.endswith(".png"))
 
@@ -87,13 +87,17 @@ def test_a_run_leaves_records_charts_checkpoints_and_a_model_that_opens(command,
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10, 12]
     assert [line["step"] for line in lines if "eval_loss" in line] == [0, 4, 8, 12]
     assert all(line["tokens"] == 128 * line["step"] for line in lines)
-    assert {"loss", "grad_norm", "learning_rate", "tokens_per_second", "elapsed_seconds"} <= lines[1].keys()
+    assert lines[1].keys() == {"step", "tokens", "elapsed_seconds", *TRAINING_FIGURES} - {"skipped_steps"}
+    assert lines[1]["loss_min"] < lines[1]["loss"] < lines[1]["loss_max"]
 
     record = json.loads((run / "run.json").read_text())
     result = record["result"]
     assert result["eval_loss"] < result["initial"]["eval_loss"] - 0.5
     assert (result["tokens"], result["steps"]) == (12 * 128, 12)
     assert {"python", "torch", "transformers"} <= record["versions"].keys()
+    assert record["planned"] == {"parameters": result["parameters"], "steps": 12, "tokens": 12 * 128}
+    assert result["peak_flops"] > 0
+    assert 0 < result["mfu"] < 1
 
     model = AutoModelForCausalLM.from_pretrained(run / "model")
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
@@ -185,11 +189,11 @@ def test_ctrl_c_ends_with_130_and_no_model_folder(command, tmp_path):
 
 
 def test_interrupt_while_finishing_loses_nothing(command, tmp_path, monkeypatch):
-    def interrupt(folder):
+    def interrupt(self, result):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "draw_charts", interrupt)
+        patch.setattr(RunFolder, "finish", interrupt)
         assert main(command()) == 130
     assert not list((tmp_path / "run").glob("*model*"))
     assert main(command()) == 0

@@ -113,6 +113,33 @@ def test_training_visits_the_windows_in_their_order(build_trainer, monkeypatch):
     assert seen[: 3 * 16] == list(trainer.order)
 
 
+def test_a_training_line_tells_of_every_step_since_the_one_before(build_trainer):
+    common = {"gradient_accumulation_steps": 2, "max_steps": 6, "max_grad_norm": 0.5}
+    single, triple = build_trainer(**common), build_trainer(**common, logging_steps=3)
+    for trainer in (single, triple):
+        trainer.train()
+    losses, norms = history(single, "loss"), history(single, "grad_norm")
+    assert len(set(losses)) == 6
+    for name, expected in (
+        ("loss", [sum(losses[:3]) / 3, sum(losses[3:]) / 3]),
+        ("loss_min", [min(losses[:3]), min(losses[3:])]),
+        ("loss_max", [max(losses[:3]), max(losses[3:])]),
+        ("grad_norm_max", [max(norms[:3]), max(norms[3:])]),
+        ("clipped", [sum(norm > 0.5 for norm in norms[:3]) / 3, sum(norm > 0.5 for norm in norms[3:]) / 3]),
+    ):
+        assert history(triple, name) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_line_of_one_step_has_the_loss_that_the_library_counts(build_trainer, monkeypatch):
+    trainer = build_trainer(gradient_accumulation_steps=2)
+    counted, log = [], GPTScratchTrainer.log
+    monkeypatch.setattr(
+        GPTScratchTrainer, "log", lambda self, logs, *args: (counted.append(logs.get("loss")), log(self, logs, *args))
+    )
+    trainer.train()
+    assert history(trainer, "loss") == [loss for loss in counted if loss is not None]
+
+
 def test_training_passes_no_logits_and_no_cache_around(build_trainer, monkeypatch):
     calls = []
     forward = GPTScratchForCausalLM.forward

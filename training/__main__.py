@@ -1,14 +1,14 @@
-"""`python -m training COMMAND`: `pretrain` makes a model from text, `generate` lets it write."""
+"""`python -m training COMMAND`: `pretrain` makes a model from text, `generate` lets it write, `watch` shows a run."""
 
 import sys
 
 from configuration.recipe import RecipeError
 
-from . import generate, pretrain
+from . import generate, pretrain, watch
 from .errors import InputError
 from .interruption import RunStoppedError
 
-COMMANDS = {"pretrain": pretrain.main, "generate": generate.main}
+COMMANDS = {"pretrain": pretrain.main, "generate": generate.main, "watch": watch.main}
 
 
 def main(argv: list[str]) -> int:

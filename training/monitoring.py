@@ -1,4 +1,4 @@
-"""Watching a run: a progress bar in tokens, and metrics.jsonl, from which charts.py draws."""
+"""Watching a run: a progress bar in tokens, and metrics.jsonl, from which charts.py draws and watch.py reports."""
 
 import json
 import math
@@ -6,12 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .flops import measured_peak
 from .run_folder import write_atomically
 
 METRICS = "metrics.jsonl"
+# What a training line holds of what the Trainer logs.
+TRAINING_FIGURES = (
+    *("loss", "loss_min", "loss_max", "grad_norm", "grad_norm_max", "clipped"),
+    *("learning_rate", "skipped_steps", "tokens_per_second", "mfu"),
+)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -32,25 +39,48 @@ class RunMonitor(TrainerCallback):
     """Shows a run's progress and writes what the Trainer logs to metrics.jsonl.
 
     A line holds `step`, `tokens` (trained on so far), `elapsed_seconds` (of training, over all resumes), and either
-    training figures (`loss`, `grad_norm`, `learning_rate`, `tokens_per_second`) or evaluation figures (`eval_*`).
+    training figures (`TRAINING_FIGURES`) or evaluation figures (`eval_*`); docs/watching.md explains them.
 
     Args:
         folder: the run folder.
         tokens_per_step: tokens of an optimizer step.
+        flops_per_token: floating-point operations that a token takes, for MFU.
     """
 
-    def __init__(self, folder: Path, tokens_per_step: int):
+    def __init__(self, folder: Path, tokens_per_step: int, flops_per_token: float):
         self.folder = folder
         self.tokens_per_step = tokens_per_step
+        self.flops_per_token = flops_per_token
+        self.peak_flops = 0.0  # a second, of all devices together; measured when training begins
         self.bar: tqdm | None = None
         self.started_at = 0.0
         self.previous = (0.0, 0)  # elapsed seconds and step of the last training line
+        self.paused_at: float | None = None  # elapsed seconds at which the last evaluation began
+        self.paused_seconds = 0.0  # from evaluations to the next step, since the last training line
 
     @property
     def elapsed_seconds(self) -> float:
         return time.perf_counter() - self.started_at
 
+    def utilization(self, tokens_per_second: float) -> float:
+        """MFU: the model's arithmetic as a fraction of what the devices can do."""
+        return tokens_per_second * self.flops_per_token / self.peak_flops
+
+    def speed_at(self, step: int) -> dict[str, float]:
+        """Speed since the last training line, without evaluations and what is drawn and saved right after them."""
+        if self.bar is None:  # another rank
+            return {}
+        seconds, previous_step = self.previous
+        elapsed = self.elapsed_seconds
+        rate = (step - previous_step) * self.tokens_per_step / (elapsed - seconds - self.paused_seconds)
+        self.previous = (elapsed, step)
+        self.paused_seconds = 0.0
+        return {"tokens_per_second": round(rate, 1), "mfu": float(f"{self.utilization(rate):.4g}")}
+
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        # On all ranks at once, as they train: those of one machine share its processor.
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        self.peak_flops = measured_peak(args.device, dtype) * args.world_size
         if not state.is_world_process_zero:
             return
         # A run that is resumed repeats the steps after its checkpoint, so their lines go.
@@ -68,6 +98,11 @@ class RunMonitor(TrainerCallback):
             disable=bool(args.disable_tqdm),
         )
 
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self.paused_at is not None:
+            self.paused_seconds += self.elapsed_seconds - self.paused_at
+            self.paused_at = None
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self.bar is not None:
             self.bar.update(self.tokens_per_step)
@@ -77,23 +112,19 @@ class RunMonitor(TrainerCallback):
     ):
         if self.bar is None:  # another rank, or not training
             return
-        elapsed = self.elapsed_seconds
         line = {
             "step": state.global_step,
             "tokens": state.global_step * self.tokens_per_step,
-            "elapsed_seconds": round(elapsed, 3),
+            "elapsed_seconds": round(self.elapsed_seconds, 3),
         }
         if "loss" in logs:
             unusable = {name: logs[name] for name in ("loss", "grad_norm") if not math.isfinite(logs.get(name, 0.0))}
             if unusable:
                 raise FloatingPointError(f"training broke down by step {state.global_step}: {unusable}")
-            seconds, step = self.previous
-            rate = (state.global_step - step) * self.tokens_per_step / (elapsed - seconds)
-            self.previous = (elapsed, state.global_step)
-            line |= {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
-            line["tokens_per_second"] = round(rate, 1)
+            line |= {name: logs[name] for name in TRAINING_FIGURES if name in logs}
             self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
         elif "eval_loss" in logs:
+            self.paused_at = self.elapsed_seconds - logs["eval_runtime"]
             line |= {name: value for name, value in logs.items() if name.startswith("eval_")}
             self.bar.write(
                 f"step {state.global_step:,}: validation loss {logs['eval_loss']:.4f} nats per token, "

@@ -23,14 +23,16 @@ from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
 from modeling_gpt_scratch.atomic_folder import atomic_folder
 
 from .batches import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
-from .charts import draw_charts
+from .charts import LiveCharts
 from .checkpoints import Checkpoints, fingerprint_of, problems_of, step_of
 from .corpus import SPLITS
 from .errors import InputError
+from .flops import model_flops_per_token
 from .interruption import RunStoppedError, StopRequest
 from .monitoring import RunMonitor, read_metrics
 from .run_folder import ALLOWABLE, RunFolder, fingerprint, refuse_changes
 from .shards import prepare_shards
+from .trackers import keep_tensorboard_in, require_trackers
 from .trainer import GPTScratchTrainer
 
 
@@ -99,6 +101,7 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, processes: int, leads
     length = recipe.model.max_position_embeddings
     micro_batch = recipe.training["per_device_train_batch_size"]
     accumulation = accumulation_steps(recipe.run.tokens_per_step, micro_batch, length, processes)
+    require_trackers(recipe.training["report_to"])
     settings = {
         **recipe.training,
         **precision_arguments(recipe.run.precision),
@@ -131,7 +134,8 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, processes: int, leads
     # `pipeline` and `generate` continue up to what the model can hold, whoever does not say how far.
     model.generation_config.max_length = length
     shards.tokenizer.model_max_length = length
-    monitor = RunMonitor(run.path, recipe.run.tokens_per_step)
+    monitor = RunMonitor(run.path, recipe.run.tokens_per_step, model_flops_per_token(model.config))
+    charts = LiveCharts(run.path)
     stop = StopRequest()
     data_seed = args.seed if args.data_seed is None else args.data_seed
     try:
@@ -141,13 +145,14 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, processes: int, leads
             train_dataset=train_windows,
             eval_dataset=held_out["validation"],
             processing_class=shards.tokenizer,
-            callbacks=[monitor],
+            callbacks=[monitor, charts],
             order=WindowOrder(len(train_windows), max_steps * windows_per_step, data_seed, recipe.run.shuffle),
             muon_learning_rate=recipe.run.muon_learning_rate,
             eval_utf8_bytes=shards.utf8_bytes("validation"),
             checkpoints=checkpoints,
             stop=stop,
             max_skipped_steps=recipe.run.max_skipped_steps,
+            speed_at=monitor.speed_at,
         )
         # Made once for trial: what they refuse is known before the run begins, and not after its folder is written.
         trainer.create_optimizer_and_scheduler(max_steps)
@@ -156,10 +161,16 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, processes: int, leads
         raise _refusal(error) from error
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
+    keep_tensorboard_in(run.path, trainer)
     if leads:
-        run.begin(data)
+        planned = {
+            "parameters": model.num_parameters(),
+            "steps": max_steps,
+            "tokens": max_steps * recipe.run.tokens_per_step,
+        }
+        run.begin(data, planned)
         print(
-            f"{model.num_parameters():,} parameters, {max_steps:,} steps of {recipe.run.tokens_per_step:,} tokens"
+            f"{planned['parameters']:,} parameters, {max_steps:,} steps of {recipe.run.tokens_per_step:,} tokens"
             + (f", resumed from {Path(checkpoint).name}" if checkpoint else "")
         )
     try:
@@ -182,7 +193,7 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, processes: int, leads
         with atomic_folder(run.model) as folder:
             model.save_pretrained(folder)
             shards.tokenizer.save_pretrained(folder)
-            draw_charts(run.path)
+            charts.redraw()
             run.finish(
                 {
                     "parameters": model.num_parameters(),
@@ -190,6 +201,8 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, processes: int, leads
                     "tokens": tokens,
                     "seconds": round(elapsed_seconds, 1),
                     "tokens_per_second": round(tokens / elapsed_seconds, 1),
+                    "peak_flops": round(monitor.peak_flops),
+                    "mfu": float(f"{monitor.utilization(tokens / elapsed_seconds):.4g}"),
                     "initial": {name: first[name] for name in ("eval_loss", "eval_bits_per_byte") if name in first},
                     **{name: value for name, value in (validation | test).items() if name != "epoch"},
                 }

@@ -133,15 +133,18 @@ class ReliableTrainer(Trainer):
             "skipped_steps": self.skipped_steps,
         }
 
+    def _load_progress(self, progress: dict[str, Any]) -> None:
+        self._tr_loss.fill_(progress["pending_loss"])
+        self._total_loss_scalar = progress["total_loss"]
+        self._globalstep_last_logged = progress["last_logged_step"]
+        self.skipped_in_a_row, self.skipped_steps = progress["skipped_in_a_row"], progress["skipped_steps"]
+
     def _restore_progress(self) -> None:
         file = self._resumed_from / f"progress-{self.args.process_index}.json"
         if not file.exists():  # saved by fewer processes
             file = self._resumed_from / "progress-0.json"
         progress = json.loads(file.read_text(encoding="utf-8"))
-        self._tr_loss.fill_(progress["pending_loss"])
-        self._total_loss_scalar = progress["total_loss"]
-        self._globalstep_last_logged = progress["last_logged_step"]
-        self.skipped_in_a_row, self.skipped_steps = progress["skipped_in_a_row"], progress["skipped_steps"]
+        self._load_progress(progress)
         done = {line["step"] for line in read_metrics(self.checkpoints.run) if "eval_loss" in line}
         if progress["evaluation_is_due"] and self.state.global_step not in done and not self.evaluate():
             self.stop.raise_if_asked()  # abandoned again, and still due in the same checkpoint

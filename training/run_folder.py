@@ -146,8 +146,8 @@ class RunFolder:
         record = self.record()
         return record.get("result") if record and self.model.exists() else None
 
-    def begin(self, data: dict[str, Any]) -> None:
-        """Writes recipe.yaml and run.json.
+    def begin(self, data: dict[str, Any], planned: dict[str, int]) -> None:
+        """Writes recipe.yaml and run.json. `planned`: the run's parameters, steps and tokens, for whoever watches it.
 
         Raises:
             InputError: the run began on other data than `data` describes.
@@ -162,7 +162,7 @@ class RunFolder:
             refuse_changes(changes, self.allowed, str(self.path))
         if record is None or self.allowed:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._write_record({**describe_environment(), "data": data})
+            self._write_record({**describe_environment(), "data": data, "planned": planned})
             write_atomically(self._recipe_file, dump_recipe(self.recipe))
 
     def discard_if_empty(self) -> None:

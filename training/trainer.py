@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from .batches import IGNORED, TokenWindows, WindowOrder, collate_windows
 from .optimizers import MuonWithAuxiliary
 from .reliability import ReliableTrainer
+from .step_statistics import StepStatistics
 
 
 class GPTScratchTrainer(ReliableTrainer):
@@ -19,6 +22,7 @@ class GPTScratchTrainer(ReliableTrainer):
         order: which window comes when; overrides the library's sampler.
         muon_learning_rate: train the blocks' matrices with Muon at this rate, or `None`.
         eval_utf8_bytes: size of the evaluation text, for bits per byte.
+        speed_at: figures of speed at a step, to be added to its training line; `None`: none.
         **kwargs: those of [`ReliableTrainer`].
     """
 
@@ -28,6 +32,7 @@ class GPTScratchTrainer(ReliableTrainer):
         order: WindowOrder,
         muon_learning_rate: float | None,
         eval_utf8_bytes: int,
+        speed_at: Callable[[int], dict[str, float]] | None = None,
         **kwargs,
     ):
         use_cache = kwargs["model"].config.use_cache
@@ -37,6 +42,8 @@ class GPTScratchTrainer(ReliableTrainer):
         self.order = order
         self.muon_learning_rate = muon_learning_rate
         self.eval_utf8_bytes = eval_utf8_bytes
+        self.speed_at = speed_at
+        self.step_statistics = StepStatistics(self.args.max_grad_norm)
         # The library's smoother takes the labels away from the model and, for classes that it does not know, compares
         # each position with its own input. `compute_loss` smooths instead.
         self.label_smoother = None
@@ -95,6 +102,39 @@ class GPTScratchTrainer(ReliableTrainer):
             shared = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
             loss = loss / num_items_in_batch * shared
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.step_statistics.add_micro_batch(loss)
+        return loss
+
+    def _get_grad_norm(self, *args, **kwargs) -> torch.Tensor | float:
+        grad_norm = super()._get_grad_norm(*args, **kwargs)
+        if self.skipped_in_a_row:
+            self.step_statistics.discard_step()
+        else:
+            self.step_statistics.end_step(grad_norm)
+        return grad_norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Completes a training line before anybody sees it: metrics.jsonl and every tracker get the same figures."""
+        if "loss" in logs:
+            figures = self.step_statistics.summary(self.accelerator.gather, self.accelerator.device)
+            logs |= figures | (self.speed_at(self.state.global_step) if self.speed_at else {})
+            if self.max_skipped_steps:
+                logs["skipped_steps"] = self.skipped_steps
+            if self.skipped_in_a_row:  # the library's number is not that of a step that was made
+                del logs["grad_norm"]
+            if not figures:  # no step at all
+                del logs["loss"]
+        super().log(logs, start_time)
+
+    def _progress(self) -> dict[str, Any]:
+        return super()._progress() | {"step_statistics": self.step_statistics.state()}
+
+    def _load_progress(self, progress: dict[str, Any]) -> None:
+        super()._load_progress(progress)
+        self.step_statistics.load_state(progress["step_statistics"])
 
     def evaluate(
         self,

@@ -1,0 +1,40 @@
+"""What a run's lines say about its speed."""
+
+import types
+
+import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from training import monitoring
+from training.monitoring import RunMonitor, read_metrics
+
+
+def test_speed_is_that_of_training_and_not_of_what_comes_between(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr(monitoring, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(monitoring, "measured_peak", lambda device, dtype: 4000.0)
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True)
+    state, control = TrainerState(is_world_process_zero=True, max_steps=4), TrainerControl()
+    monitor = RunMonitor(tmp_path, tokens_per_step=10, flops_per_token=200.0)
+
+    def train_to(step: int) -> None:
+        while state.global_step < step:
+            monitor.on_step_begin(args, state, control)
+            clock.now += 2.0
+            state.global_step += 1
+            monitor.on_step_end(args, state, control)
+        logs = {"loss": 1.0, "grad_norm": 1.0, **monitor.speed_at(step)}
+        monitor.on_log(args, state, control, logs=logs)
+
+    monitor.on_train_begin(args, state, control)
+    train_to(2)
+    clock.now += 30.0
+    monitor.on_log(args, state, control, logs={"eval_loss": 1.0, "eval_bits_per_byte": 1.0, "eval_runtime": 30.0})
+    clock.now += 7.0  # charts and a checkpoint
+    train_to(4)
+
+    first, _, second = read_metrics(tmp_path)
+    for line in (first, second):
+        assert line["tokens_per_second"] == 5.0
+        assert line["mfu"] == pytest.approx(5.0 * 200 / 4000)
+    assert second["elapsed_seconds"] == 4 * 2 + 30 + 7
