@@ -2,17 +2,16 @@
 The one loader of run recipes.
 
 A recipe is flat YAML. Its keys are the fields of three dataclasses: [`RunConfig`] (ours), `TrainingArguments` (the
-library's) and `GPTScratchConfig` (the model's; its values start from a named size in `configuration/models`). Any field
-can be overridden as `--field value`. Everything is checked here, once; all problems are reported together.
+library's) and `GPTScratchConfig` (the model's; its values start from a named size in `configuration/models`). A recipe
+file may start from another one (`base`). Any field can be overridden as `--field value`. Everything is checked here,
+once; all problems are reported together.
 """
 
 import argparse
 import dataclasses
 import difflib
-import enum
 import json
 import math
-import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +23,21 @@ from transformers import TrainingArguments
 
 from modeling_gpt_scratch import GPTScratchConfig
 
+from .fields import convert, describe, from_text, members
+from .recipe_file import RecipeError, read_recipe_file
+
 MODELS = Path(__file__).parent / "models"
 
 _DERIVED = "is derived from the device: set `precision` instead"
 _FIXED = "is fixed by the program"
+_SCHEDULE = "spends step 0 at a rate of 0: set `schedule`, warmup_steps, decay_steps and learning_rate_floor instead"
 _PUBLISHING = "belongs to publishing, which is hub_upload.py's work"
 # Fields that a recipe cannot set, because setting them would do nothing or do harm.
 REFUSED = {
     **dict.fromkeys(("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "use_cpu"), _DERIVED),
     "gradient_accumulation_steps": "follows from `tokens_per_step`, per_device_train_batch_size and the device count",
-    "auto_find_batch_size": "would change the batch: set `per_device_train_batch_size` instead",
+    "auto_find_batch_size": "would change the batch: set `per_device_train_batch_size` to auto instead",
+    **dict.fromkeys(("lr_scheduler_type", "lr_scheduler_kwargs"), _SCHEDULE),
     "classifier_dropout": "belongs to classification heads, which pretraining does not have",
     **dict.fromkeys(
         ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
@@ -94,8 +98,17 @@ RUN_HELP = {
     "split_fractions": "shares of train, validation and test; 0.98, 0.01, 0.01 by hash, 0.9, 0.05, 0.05 contiguous",
     "shuffle": "visit the training windows in a random order of (seed, epoch)",
     "precision": "arithmetic of the matrix products; bf16 and fp16 by autocast, weights stay in fp32",
+    "cpu_matmul_precision": "fp32 matrix products on CPUs: `medium` may be much faster, and may compute in bf16",
+    "initialization": "`gpt2` (normal, residual outputs scaled down) or `pytorch` (what bare torch layers begin with)",
+    "initialization_seed": "the seed of the initial weights, where it is not `seed`",
+    "pad_vocab_to_multiple_of": "round the model's vocab_size up (128 suits GPUs); the tokenizer stays as it is",
+    "document_masking": "documents in one window do not see each other; positions restart at each end of text",
     "muon_learning_rate": "train the blocks' matrices with Muon at this learning rate, all else by `optim`",
     "max_skipped_steps": "steps in a row that may be left out because their gradient is not finite; one more stops",
+    "weight_decay_on": "`matrices` (embeddings too, but no biases and norms) or `everything`",
+    "schedule": "how the learning rates go down at the end: `constant` (not at all), `linear` or `cosine`",
+    "decay_steps": "steps that this takes; below 1: their share of the run; null: all after the warm-up",
+    "learning_rate_floor": "what the rates go down to, as a share of their peak",
     "data_dir": "where prepared token shards are kept, shared by runs",
 }
 
@@ -103,10 +116,13 @@ RUN_HELP = {
 RANGES = {
     "data_seed": (0, 2**32 - 1),
     "dataloader_num_workers": (0, 1024),
+    "initialization_seed": (0, 2**32 - 1),
     "label_smoothing_factor": (0, 1),
+    "learning_rate_floor": (0, 1),
     "max_skipped_steps": (0, 2**40),
     "max_steps": (1, 2**40),
     "num_train_epochs": (1e-6, 1e6),
+    "pad_vocab_to_multiple_of": (1, 2**20),
     "per_device_eval_batch_size": (1, 2**20),
     "seed": (0, 2**32 - 1),
     "tokens_per_step": (1, 2**40),
@@ -114,10 +130,6 @@ RANGES = {
 }
 # A run is one pass over its sampler, however often that visits the text, so the Trainer sees no epochs.
 STEPS_NOT_EPOCHS = ("eval_strategy", "logging_strategy", "save_strategy")
-
-
-class RecipeError(ValueError):
-    """The recipe cannot be used; the message lists every problem, one a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +145,17 @@ class RunConfig:
     split_fractions: list[float] | None = None
     shuffle: bool = True
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    cpu_matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    initialization: Literal["gpt2", "pytorch"] = "gpt2"
+    initialization_seed: int | None = None
+    pad_vocab_to_multiple_of: int | None = None
+    document_masking: bool = False
     muon_learning_rate: float | None = None
     max_skipped_steps: int = 0
+    weight_decay_on: Literal["matrices", "everything"] = "matrices"
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    decay_steps: int | float | None = None
+    learning_rate_floor: float = 0.0
     data_dir: str = "data"
 
     def __post_init__(self):
@@ -145,6 +166,10 @@ class RunConfig:
         ]
         if self.muon_learning_rate is not None and self.muon_learning_rate <= 0:
             problems.append(f"muon_learning_rate is {self.muon_learning_rate}, but must be positive")
+        if self.decay_steps is not None and (
+            self.decay_steps <= 0 or (self.decay_steps > 1 and self.decay_steps != int(self.decay_steps))
+        ):
+            problems.append(f"decay_steps is {self.decay_steps}, but must be a share below 1 or a number of steps")
         fractions = self.split_fractions
         if fractions is not None and (
             len(fractions) != 3 or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6)
@@ -156,7 +181,11 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. `training` holds a value for every `TrainingArguments` field that a recipe may set."""
+    """A checked recipe. `training` holds a value for every `TrainingArguments` field that a recipe may set.
+
+    One of them is not yet as the library wants it: `per_device_train_batch_size` may be "auto", which
+    training/micro_batch.py turns into a number.
+    """
 
     run: RunConfig
     model: GPTScratchConfig
@@ -184,74 +213,8 @@ _TRAINING_FIELDS = {
     name: annotation
     for name, annotation in typing.get_type_hints(TrainingArguments).items()
     if name in TrainingArguments.__dataclass_fields__ and name not in REFUSED and name not in MODEL_FIELDS
-}
+} | {"per_device_train_batch_size": int | Literal["auto"]}
 _FIELDS = {**_RUN_FIELDS, **MODEL_FIELDS, **_TRAINING_FIELDS}
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    """`int | None` -> (int, NoneType); a plain type -> itself."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(annotation)
-    return (annotation,)
-
-
-def _describe(annotation: Any) -> str:
-    parts = []
-    for member in _members(annotation):
-        if typing.get_origin(member) is Literal:
-            parts += [str(value) for value in typing.get_args(member)]
-        elif isinstance(member, type) and issubclass(member, enum.Enum):
-            return "one of " + ", ".join(str(value.value) for value in member)
-        elif member is type(None):
-            parts.append("null")
-        else:
-            parts.append(getattr(member, "__name__", str(member)) if not typing.get_args(member) else str(member))
-    return " or ".join(parts)
-
-
-def _convert(value: Any, annotation: Any) -> Any:
-    """`value` as one of the annotation's types. Raises TypeError where it is none of them."""
-    members = _members(annotation)
-    enums = [member for member in members if isinstance(member, type) and issubclass(member, enum.Enum)]
-    if enums:  # annotated `Enum | str` in the library, which accepts any string there and fails later
-        if value in [choice.value for choice in enums[0]]:
-            return value
-        raise TypeError
-    for member in members:
-        origin = typing.get_origin(member)
-        if origin is Literal:
-            if any(value == choice and type(value) is type(choice) for choice in typing.get_args(member)):
-                return value
-        elif origin is list:
-            if isinstance(value, list):
-                return [_convert(item, typing.get_args(member)[0]) for item in value]
-        elif member is float:
-            # YAML 1.1 reads 3e-4, without a dot, as a string.
-            try:
-                number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
-            except (ValueError, OverflowError):
-                number = None
-            if number is not None and math.isfinite(number):
-                return value if isinstance(value, int) and int in members else number
-        elif member is int:
-            if isinstance(value, int) and not isinstance(value, bool):
-                return value
-        elif isinstance(value, origin or member):
-            return value
-    raise TypeError
-
-
-def _from_text(text: str, annotation: Any) -> Any:
-    """A command-line value: what YAML reads in it if that fits, else the text itself if text fits."""
-    try:
-        parsed = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: looks like a date, but is none
-        parsed = text
-    without_text = tuple(member for member in _members(annotation) if member is not str)
-    try:
-        return _convert(parsed, typing.Union[without_text]) if without_text else _convert(text, str)  # noqa: UP007
-    except TypeError:
-        return _convert(text, annotation)
 
 
 def _unknown_key(key: str) -> str:
@@ -259,20 +222,6 @@ def _unknown_key(key: str) -> str:
         return f"{key} {REFUSED[key]}"
     close = difflib.get_close_matches(key, _FIELDS, n=1)
     return f"{key} is no setting" + (f": did you mean {close[0]}?" if close else "; --help lists them all")
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"recipe {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} cannot be read: {error}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise RecipeError(f"recipe {path} must hold `key: value` lines, but holds {type(values).__name__}")
-    return values
 
 
 def load_recipe(path: Path | None, overrides: dict[str, str]) -> Recipe:
@@ -287,15 +236,15 @@ def load_recipe(path: Path | None, overrides: dict[str, str]) -> Recipe:
     """
     problems: list[str] = []
     values: dict[str, Any] = {}
-    for source, convert in ((_read_yaml(path) if path else {}, _convert), (overrides, _from_text)):
+    for source, to_type in ((read_recipe_file(path) if path else {}, convert), (overrides, from_text)):
         for key, value in source.items():
             if key not in _FIELDS:
                 problems.append(_unknown_key(str(key)))
                 continue
             try:
-                values[key] = convert(value, _FIELDS[key])
+                values[key] = to_type(value, _FIELDS[key])
             except TypeError:
-                problems.append(f"{key} is {value!r} ({type(value).__name__}), but must be {_describe(_FIELDS[key])}")
+                problems.append(f"{key} is {value!r} ({type(value).__name__}), but must be {describe(_FIELDS[key])}")
 
     for name, (low, high) in RANGES.items():
         value = values.get(name)
@@ -372,7 +321,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
             group.add_argument(
                 f"--{name}",
                 # `--shuffle` alone means true.
-                **({"nargs": "?", "const": "true"} if bool in _members(annotation) else {}),
+                **({"nargs": "?", "const": "true"} if bool in members(annotation) else {}),
                 default=argparse.SUPPRESS,
                 metavar="VALUE",
                 help=" ".join(help_texts.get(name, "").split()).replace("%", "%%"),

@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from training.batches import TokenWindows, WindowOrder, accumulation_steps, collate_windows, steps_for_epochs
+from training.batches import (
+    TokenWindows,
+    WindowOrder,
+    accumulation_steps,
+    collate_windows,
+    positions_in_documents,
+    steps_for_epochs,
+)
 from training.errors import InputError
 
 
@@ -20,6 +27,17 @@ class Vector:
 
     def __getitem__(self, window):
         return np.arange(self.length, dtype=np.int64)[window]
+
+
+class Ids(Vector):
+    """Stands for a TokenVector: the ids given."""
+
+    def __init__(self, ids):
+        self.ids = np.array(ids, dtype=np.int64)
+        self.length = len(ids)
+
+    def __getitem__(self, window):
+        return self.ids[window]
 
 
 def test_a_window_of_t_tokens_has_t_predictions():
@@ -49,6 +67,42 @@ def test_labels_repeat_the_input():
     batch = collate_windows([TokenWindows(Vector(9), 4)[1]])
     assert batch["labels"].tolist() == batch["input_ids"].tolist() == [[4, 5, 6, 7]]
     assert batch["shift_labels"].tolist() == [[5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "positions"),
+    [
+        ([0, 5, 6, 0, 7, 8], [0, 1, 2, 0, 1, 2]),
+        ([5, 6, 0, 7, 0, 8], [0, 1, 0, 1, 0, 1]),  # the first document began in the window before
+        ([5, 6, 7], [0, 1, 2]),
+        ([0, 0, 5], [0, 0, 1]),  # an empty document
+        ([5, 0], [0, 0]),
+    ],
+)
+def test_positions_restart_where_a_document_begins(ids, positions):
+    assert positions_in_documents(torch.tensor(ids), document_start=0).tolist() == positions
+
+
+def test_windows_carry_positions_only_where_documents_are_masked():
+    tokens = Ids([0, 5, 6, 0, 7, 8, 9, 0, 5])
+    assert "position_ids" not in collate_windows([TokenWindows(tokens, 4)[0]])
+    windows = TokenWindows(tokens, 3, keep_tail=True, document_start=0)
+    batch = collate_windows([windows[index] for index in range(len(windows))])
+    assert batch["input_ids"].tolist() == [[0, 5, 6], [0, 7, 8], [9, 0, 0]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 1, 2], [0, 0, 0]]
+    assert batch["shift_labels"].tolist() == [[5, 6, 0], [7, 8, 9], [0, 5, -100]]
+
+
+def test_documents_in_one_window_give_the_logits_of_each_alone(tiny_model):
+    model = tiny_model()
+    first, second, third = [7, 8, 9, 10], [0, 11, 12], [0, 13, 14, 15, 16]
+    windows = TokenWindows(Ids([*first, *second, *third, 0]), 12, document_start=0)
+    batch = collate_windows([windows[0]])
+    packed = model(batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits[0]
+    alone = torch.cat([model(torch.tensor([document])).logits[0] for document in (first, second, third)])
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)  # fp32; sums in another order
+    unmasked = model(batch["input_ids"], use_cache=False).logits[0]
+    assert (unmasked - alone)[len(first) :].abs().max() > 0.1
 
 
 def test_each_epoch_visits_every_window_once_in_an_order_of_its_own():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.optim import AdamW, Muon
 from torch.optim.lr_scheduler import LambdaLR
@@ -60,6 +61,49 @@ def test_saved_state_continues_as_if_nothing_had_happened():
     train(module, [optimizer], [], 3)
     train(restored_module, [restored], [], 3)
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), restored_module.parameters(), strict=True))
+
+
+def test_state_and_schedule_survive_a_file_bit_for_bit(tmp_path):
+    module = network()
+    optimizer = together(module)
+    schedule = halved(optimizer)
+    train(module, [optimizer], [schedule], 3)
+    torch.save([part.state_dict() for part in (module, optimizer, schedule)], tmp_path / "state.pt")
+    restored_module = network()
+    restored = together(restored_module)
+    restored_schedule = halved(restored)
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    for part, state in zip((restored_module, restored, restored_schedule), saved, strict=True):
+        part.load_state_dict(state)
+    assert [group["lr"] for group in restored.param_groups] == [0.02 / 8, 0.01 / 8]
+    train(module, [optimizer], [schedule], 2)
+    train(restored_module, [restored], [restored_schedule], 2)
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), restored_module.parameters(), strict=True))
+    assert [group["lr"] for group in restored.param_groups] == [0.02 / 32, 0.01 / 32]
+
+
+def test_accelerate_prepares_it_as_any_other():
+    plain, module = network(), network()
+    plain_optimizer = together(plain)
+    train(plain, [plain_optimizer], [halved(plain_optimizer)], 3)
+    accelerator = Accelerator(cpu=True)
+    prepared, optimizer = accelerator.prepare(module, together(module))
+    train(prepared, [optimizer], [halved(optimizer)], 2)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.02 / 4, 0.01 / 4]
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randn(4, 8, generator=generator) for _ in range(3)][-1]
+    accelerator.backward(prepared(inputs).square().sum())
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), module.parameters(), strict=True))
+
+
+def test_parts_share_groups_and_state():
+    optimizer = together(network())
+    assert [group for part in optimizer.parts for group in part.param_groups] == optimizer.param_groups
+    for part in optimizer.parts:
+        assert part.state is optimizer.state
+        assert all(any(group is own for own in optimizer.param_groups) for group in part.param_groups)
 
 
 def test_state_dict_has_the_standard_form():

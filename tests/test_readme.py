@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT_RUN = (
     "--max_steps 2 --tokens_per_step 256 --per_device_train_batch_size 2 --per_device_eval_batch_size 128 "
     "--vocab_size 300 --hidden_size 32 --num_hidden_layers 1 --max_position_embeddings 128 "
-    "--lr_scheduler_kwargs {num_decay_steps:\\ 1}"
+    "--warmup_steps 0 --decay_steps 1"
 )
 
 

@@ -18,6 +18,7 @@ from configuration.recipe import (
 )
 
 CONFIGURATION = MODELS.parent
+SIZES = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
 MINIMAL = {"model": "demo", "corpus": "stdlib", "tokens_per_step": "4096", "output_dir": "runs/x"}
 
 
@@ -90,7 +91,12 @@ def test_differences_name_the_fields(tmp_path):
         ("max_steps", "-1", -1),
         ("run_name", "null", None),
         ("gradient_checkpointing", "true", True),
-        ("lr_scheduler_kwargs", "{min_lr_rate: 0.1}", {"min_lr_rate": 0.1}),
+        ("optim_args", "{a: 1}", "{a: 1}"),
+        ("gradient_checkpointing_kwargs", "{use_reentrant: false}", {"use_reentrant": False}),
+        ("per_device_train_batch_size", "auto", "auto"),
+        ("per_device_train_batch_size", "4", 4),
+        ("decay_steps", "300", 300),
+        ("decay_steps", "0.2", 0.2),
         ("report_to", "[tensorboard]", ["tensorboard"]),
         ("report_to", "tensorboard", "tensorboard"),
         ("split", "hash", "hash"),
@@ -131,11 +137,15 @@ def test_a_boolean_option_alone_means_true():
         ("learning_rate", "1" * 400, f"learning_rate is {'1' * 400!r} (str), but must be float"),
         ("corpus", " ", "corpus is empty"),
         ("output_dir", "", "output_dir is missing"),
-        ("model", "huge", "model is 'huge', but the sizes in configuration/models are: demo, small"),
+        (
+            "model",
+            "huge",
+            f"model is 'huge', but the sizes in configuration/models are: {SIZES}",
+        ),
         (
             "model",
             "../models/demo",
-            "model is '../models/demo', but the sizes in configuration/models are: demo, small",
+            f"model is '../models/demo', but the sizes in configuration/models are: {SIZES}",
         ),
         ("tokens_per_step", "0", "tokens_per_step is 0, but must be between 1 and 1099511627776"),
         ("muon_learning_rate", "0", "muon_learning_rate is 0.0, but must be positive"),
@@ -168,6 +178,11 @@ def test_bad_values_are_refused_with_what_was_found_and_expected(field, text, me
             "gradient_accumulation_steps",
             "gradient_accumulation_steps follows from `tokens_per_step`, per_device_train_batch_size and the device "
             "count",
+        ),
+        (
+            "lr_scheduler_type",
+            "lr_scheduler_type spends step 0 at a rate of 0: set `schedule`, warmup_steps, decay_steps and "
+            "learning_rate_floor instead",
         ),
         ("eos_token_id", "eos_token_id comes from the tokenizer"),
         ("remove_unused_columns", "remove_unused_columns is fixed by the program"),
@@ -210,6 +225,55 @@ def test_unreadable_recipes_are_refused(content, message, tmp_path):
         file.write_bytes(content)
     with pytest.raises(RecipeError, match=message):
         load_recipe(file, {})
+
+
+def write_recipes(folder, **contents):
+    for name, content in contents.items():
+        (folder / f"{name}.yaml").write_text(content)
+    return folder / f"{next(iter(contents))}.yaml"
+
+
+MINIMAL_TEXT = "model: demo\ncorpus: stdlib\ntokens_per_step: 4096\noutput_dir: runs/x\n"
+
+
+def test_a_recipe_starts_from_its_base_and_wins_over_it(tmp_path):
+    file = write_recipes(
+        tmp_path,
+        c="base: b.yaml\nseed: 3\n",
+        b="seed: 2\nlearning_rate: 2e-4\nbase: a.yaml\n",
+        a=MINIMAL_TEXT + "seed: 1\nlearning_rate: 1e-4\nweight_decay: 0.5\n",
+    )
+    settings = load_recipe(file, {"weight_decay": "0.25"}).as_dict()
+    assert [settings[name] for name in ("seed", "learning_rate", "weight_decay")] == [3, 2e-4, 0.25]
+    assert "base" not in settings
+
+
+def test_a_setting_of_the_base_can_be_set_back_to_null(tmp_path):
+    file = write_recipes(
+        tmp_path, b="base: a.yaml\nmuon_learning_rate: null\n", a=MINIMAL_TEXT + "muon_learning_rate: 0.1\n"
+    )
+    assert load_recipe(file, {}).run.muon_learning_rate is None
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"a": "base: a.yaml"}, "recipes start from each other: a.yaml -> a.yaml$"),
+        ({"a": "base: b.yaml", "b": "base: a.yaml"}, "recipes start from each other: a.yaml -> b.yaml -> a.yaml$"),
+        ({"a": "base: c.yaml", "b": ""}, "a.yaml has base c.yaml, but the recipes beside it are: a.yaml, b.yaml$"),
+        ({"a": "base: ../a.yaml"}, "has base '../a.yaml', but must name a file of the same folder"),
+        ({"a": "base: [b.yaml]"}, "has base \\['b.yaml'\\], but must name a file of the same folder"),
+        ({"a": "base: b.yaml", "b": "- a"}, "recipe .*b.yaml must hold `key: value` lines"),
+        ({"a": "base: b.yaml", "b": "learning_rat: 1"}, "learning_rat is no setting"),
+    ],
+)
+def test_a_base_that_cannot_be_used_is_refused(contents, message, tmp_path):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write_recipes(tmp_path, **contents), {})
+
+
+def test_base_is_no_option():
+    assert problems({"base": "demo.yaml"})[0].startswith("base is no setting")
 
 
 def test_every_setting_of_ours_has_a_help_text():

@@ -1,5 +1,6 @@
 """Training: our Trainer counts tokens exactly, and a stock Trainer gets what it expects."""
 
+import itertools
 import math
 import re
 from pathlib import Path
@@ -39,7 +40,9 @@ class Vector:
 def build_trainer(tiny_config, tmp_path):
     """Our Trainer on 64 windows of 16 random tokens; TrainingArguments can be overridden."""
 
-    def build(muon_learning_rate=None, model=None, eval_windows=None, **arguments) -> GPTScratchTrainer:
+    def build(
+        muon_learning_rate=None, model=None, eval_windows=None, document_start=None, ours=None, **arguments
+    ) -> GPTScratchTrainer:
         settings = {
             "output_dir": str(tmp_path),
             "max_steps": 3,
@@ -52,19 +55,20 @@ def build_trainer(tiny_config, tmp_path):
             "disable_tqdm": True,
         } | arguments
         args = TrainingArguments(**settings)
-        train = TokenWindows(Vector(64 * LENGTH + 1), LENGTH)
+        train = TokenWindows(Vector(64 * LENGTH + 1), LENGTH, document_start=document_start)
         samples = args.max_steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
         torch.manual_seed(0)
         return GPTScratchTrainer(
             model=GPTScratchForCausalLM(tiny_config()) if model is None else model,
             args=args,
             train_dataset=train,
-            eval_dataset=eval_windows or TokenWindows(Vector(5 * LENGTH + 4), LENGTH, keep_tail=True),
+            eval_dataset=eval_windows or TokenWindows(Vector(5 * LENGTH + 4), LENGTH, True, document_start),
             order=WindowOrder(len(train), samples, seed=3, shuffle=True),
             muon_learning_rate=muon_learning_rate,
             eval_utf8_bytes=200,
             checkpoints=Checkpoints(tmp_path, {}, limit=None),
             stop=StopRequest(),
+            **(ours or {}),
         )
 
     return build
@@ -223,6 +227,86 @@ def test_muon_trains_the_blocks_matrices_and_the_optimizer_all_else(build_traine
     assert len(matrices) + len(decayed) + len(others) == len(names)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
     assert [group["lr"] for group in optimizer.param_groups] == [0.02, 1e-2, 1e-2]
+
+
+@pytest.mark.parametrize(("muon_learning_rate", "groups"), [(None, 2), (0.02, 3)])
+def test_weight_decay_acts_on_all_matrices_and_on_nothing_else(muon_learning_rate, groups, build_trainer):
+    trainer = build_trainer(muon_learning_rate=muon_learning_rate, weight_decay=0.1)
+    optimizer = trainer.create_optimizer()
+    assert len(optimizer.param_groups) == groups
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {id(parameter) for parameter in trainer.model.parameters() if parameter.ndim == 2}
+    assert isinstance(optimizer if muon_learning_rate is None else optimizer.parts[1], torch.optim.AdamW)
+    assert all(group["fused"] for group in optimizer.param_groups if "fused" in group)
+
+
+@pytest.mark.parametrize("muon_learning_rate", [None, 0.02])
+def test_weight_decay_on_everything_leaves_nothing_out(muon_learning_rate, build_trainer):
+    trainer = build_trainer(muon_learning_rate=muon_learning_rate, weight_decay=0.1, ours={"decay_everything": True})
+    groups = [group for group in trainer.create_optimizer().param_groups if group["params"]]
+    assert {group["weight_decay"] for group in groups} == {0.1}
+    assert sum(len(group["params"]) for group in groups) == len(list(trainer.model.parameters()))
+
+
+@pytest.mark.parametrize("muon_learning_rate", [None, 0.02])
+def test_the_schedule_gives_each_step_its_rate(muon_learning_rate, build_trainer, monkeypatch):
+    trainer = build_trainer(
+        muon_learning_rate=muon_learning_rate, max_steps=4, ours={"schedule": [0.5, 1.0, 0.75, 0.25, 0.0].__getitem__}
+    )
+    used = []
+    step = torch.optim.AdamW.step
+
+    def watch(self, *args, **kwargs):
+        used.append([group["lr"] for group in trainer.optimizer.param_groups])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watch)
+    trainer.train()
+    peaks = [0.01, 0.01] if muon_learning_rate is None else [0.02, 0.01, 0.01]
+    assert used == [[peak * factor for peak in peaks] for factor in (0.5, 1.0, 0.75, 0.25)]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_masked_documents_have_the_loss_of_each_alone(smoothing, build_trainer):
+    trainer = build_trainer(document_start=5, label_smoothing_factor=smoothing)
+    windows = trainer.train_dataset
+    batch = collate_windows([windows[index] for index in range(len(windows))])
+    assert (batch["input_ids"][:, 1:] == 5).sum() > 3
+    nats = 0.0
+    for ids, targets in zip(batch["input_ids"], batch["shift_labels"], strict=True):
+        bounds = [0, *[i for i in range(1, LENGTH) if ids[i] == 5], LENGTH]
+        for start, end in itertools.pairwise(bounds):
+            logits = trainer.model(ids[None, start:end]).logits[0]
+            nats += F.cross_entropy(logits, targets[start:end], reduction="sum", label_smoothing=smoothing).item()
+    loss = trainer.compute_loss(trainer.model, batch).item()
+    assert loss == pytest.approx(nats / (64 * LENGTH), rel=1e-5)
+    del batch["position_ids"]
+    assert abs(trainer.compute_loss(trainer.model, batch).item() - loss) > 1e-5
+
+
+def test_evaluation_masks_documents_too(build_trainer):
+    masked, unmasked = build_trainer(document_start=5), build_trainer()
+    ids = torch.from_numpy(masked.eval_dataset.tokens.ids)
+    nats = 0.0
+    for start in range(0, len(ids) - 1, LENGTH):
+        window = ids[start : start + LENGTH + 1]
+        bounds = [0, *[i for i in range(1, len(window) - 1) if window[i] == 5], len(window) - 1]
+        for first, end in itertools.pairwise(bounds):
+            logits = masked.model.eval()(window[None, first:end]).logits[0]
+            nats += F.cross_entropy(logits, window[first + 1 : end + 1], reduction="sum").item()
+    assert masked.evaluate()["eval_loss"] == pytest.approx(nats / (len(ids) - 1), rel=1e-6)
+    assert masked.evaluate()["eval_loss"] != unmasked.evaluate()["eval_loss"]
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_to_the_same_losses(build_trainer):
+    losses = []
+    for compiled in (False, True):
+        trainer = build_trainer(torch_compile=compiled)
+        trainer.train()
+        losses.append(history(trainer, "loss"))
+        assert not any("_orig_mod" in name for name in trainer.accelerator.unwrap_model(trainer.model).state_dict())
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)  # fused operations round otherwise
 
 
 @pytest.mark.parametrize("muon_learning_rate", [None, 0.02])

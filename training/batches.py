@@ -21,11 +21,14 @@ class TokenWindows(Dataset):
         tokens: the vector.
         length: T, in tokens.
         keep_tail: whether the last, shorter window counts: yes where every token is to be measured, no in training.
+        document_start: the id that stands before each document, to count positions from it, which keeps the model from
+            looking into another document; `None`: positions count through the window.
     """
 
-    def __init__(self, tokens: TokenVector, length: int, keep_tail: bool = False):
+    def __init__(self, tokens: TokenVector, length: int, keep_tail: bool = False, document_start: int | None = None):
         self.tokens = tokens
         self.length = length
+        self.document_start = document_start
         predictions = max(0, len(tokens) - 1)
         self.num_windows = math.ceil(predictions / length) if keep_tail else predictions // length
 
@@ -35,7 +38,26 @@ class TokenWindows(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         start = index * self.length
         tokens = torch.from_numpy(self.tokens[start : start + self.length + 1])
-        return {"input_ids": tokens[:-1], "shift_labels": tokens[1:]}
+        window = {"input_ids": tokens[:-1], "shift_labels": tokens[1:]}
+        if self.document_start is not None:
+            window["position_ids"] = positions_in_documents(window["input_ids"], self.document_start)
+        return window
+
+
+def positions_in_documents(input_ids: torch.Tensor, document_start: int) -> torch.Tensor:
+    """Each token's position in its document; a document that began before the window counts from the window's first
+    token.
+
+    The end of a text is the first token of the next one: it predicts how a text begins, as it does when the model
+    writes from nothing, and that must not depend on the text before.
+
+    Args:
+        input_ids: ids of shape `(length,)`.
+        document_start: the id at which a document begins.
+    """
+    positions = torch.arange(len(input_ids))
+    starts = torch.where(input_ids == document_start, positions, 0)
+    return positions - starts.cummax(dim=0).values
 
 
 def collate_windows(windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -49,11 +71,12 @@ def collate_windows(windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.T
     def stack(name: str, fill: int) -> torch.Tensor:
         return torch.stack([torch.nn.functional.pad(w[name], (0, length - len(w[name])), value=fill) for w in windows])
 
-    return {
+    batch = {
         "input_ids": stack("input_ids", 0),  # any id: later tokens change nothing before them
         "labels": stack("input_ids", IGNORED),
         "shift_labels": stack("shift_labels", IGNORED),
     }
+    return batch | ({"position_ids": stack("position_ids", 0)} if "position_ids" in windows[0] else {})
 
 
 class WindowOrder(Sampler[int]):

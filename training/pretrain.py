@@ -10,27 +10,29 @@ from typing import Any
 
 import torch
 from transformers import (
-    PreTrainedTokenizerFast,
     PrinterCallback,
     ProgressCallback,
     TrainingArguments,
     logging,
-    set_seed,
 )
 
 from configuration.recipe import Recipe, add_recipe_arguments, parse_recipe_arguments
-from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
 from modeling_gpt_scratch.atomic_folder import atomic_folder
 
 from .batches import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
 from .charts import LiveCharts
 from .checkpoints import Checkpoints, fingerprint_of, problems_of, step_of
 from .corpus import SPLITS
+from .dry_run import print_plan
 from .errors import InputError
 from .flops import model_flops_per_token
+from .initialization import initial_model
 from .interruption import RunStoppedError, StopRequest
+from .micro_batch import choose_micro_batch
 from .monitoring import RunMonitor, read_metrics
+from .precision import precision_arguments, set_cpu_matmul_precision
 from .run_folder import ALLOWABLE, RunFolder, fingerprint, refuse_changes
+from .schedules import build_schedule
 from .shards import prepare_shards
 from .trackers import keep_tensorboard_in, require_trackers
 from .trainer import GPTScratchTrainer
@@ -44,6 +46,7 @@ def main(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     add_recipe_arguments(parser)
+    parser.add_argument("--dry_run", action="store_true", help="print what the recipe means and needs, and exit")
     parser.add_argument(
         "--resume",
         default="auto",
@@ -65,7 +68,10 @@ def main(argv: list[str]) -> int:
         raise InputError(
             f"--allow_changed names {', '.join(sorted(unknown))}, but the groups are {', '.join(ALLOWABLE)}"
         )
-    pretrain(recipe, options.resume, allowed)
+    if options.dry_run:
+        print_plan(recipe, process_count())
+    else:
+        pretrain(recipe, options.resume, allowed)
     return 0
 
 
@@ -91,20 +97,22 @@ def pretrain(recipe: Recipe, resume: str = "auto", allowed: Collection[str] = ()
         print_result(result, run)
         return result
 
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun and its kin
-    leads = int(os.environ.get("RANK", "0")) == 0
+    leads = int(os.environ.get("RANK", "0")) == 0  # set by torchrun and its kin
     with run.lock() if leads else nullcontext():
-        return _pretrain(run, recipe, resume, processes, leads)
+        return _pretrain(run, recipe, resume, leads)
 
 
-def _pretrain(run: RunFolder, recipe: Recipe, resume: str, processes: int, leads: bool) -> dict[str, Any] | None:
-    length = recipe.model.max_position_embeddings
-    micro_batch = recipe.training["per_device_train_batch_size"]
-    accumulation = accumulation_steps(recipe.run.tokens_per_step, micro_batch, length, processes)
+def _pretrain(run: RunFolder, recipe: Recipe, resume: str, leads: bool) -> dict[str, Any] | None:
+    processes, length = process_count(), recipe.model.max_position_embeddings
+    precision = precision_arguments(recipe.run.precision)
+    set_cpu_matmul_precision(recipe.run.cpu_matmul_precision)
     require_trackers(recipe.training["report_to"])
+    micro_batch = choose_micro_batch(recipe, processes, run.planned().get("micro_batch"))
+    accumulation = accumulation_steps(recipe.run.tokens_per_step, micro_batch, length, processes)
     settings = {
         **recipe.training,
-        **precision_arguments(recipe.run.precision),
+        **precision,
+        "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": accumulation,
         "remove_unused_columns": False,
         "logging_nan_inf_filter": False,  # it would log a loss that is not a number as 0
@@ -117,20 +125,21 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, processes: int, leads
             shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=print if leads else _say_nothing)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise _refusal(error) from error
-    train_windows = TokenWindows(shards.tokens("train"), length)
-    held_out = {part: TokenWindows(shards.tokens(part), length, keep_tail=True) for part in SPLITS[1:]}
+    document_start = shards.tokenizer.eos_token_id if recipe.run.document_masking else None
+    train_windows = TokenWindows(shards.tokens("train"), length, document_start=document_start)
+    held_out = {part: TokenWindows(shards.tokens(part), length, True, document_start) for part in SPLITS[1:]}
     windows_per_step = micro_batch * processes * accumulation
     if args.max_steps < 0:
         args.max_steps = steps_for_epochs(args.num_train_epochs, len(train_windows), windows_per_step)
     max_steps = args.max_steps
+    schedule = build_schedule(recipe, max_steps)
 
     data = {"corpus": shards.manifest["corpus"], "tokenizer_sha256": shards.manifest["tokenizer"]["sha256"]}
-    checkpoints = Checkpoints(run.path, fingerprint(recipe, data, processes), args.save_total_limit)
+    checkpoints = Checkpoints(run.path, fingerprint(recipe, data, processes, micro_batch), args.save_total_limit)
     checkpoint = _agree(_choose_checkpoint(checkpoints, resume, run.allowed) if leads else None)
     args.eval_on_start = args.eval_on_start and checkpoint is None
 
-    set_seed(args.seed)
-    model = GPTScratchForCausalLM(with_special_tokens(recipe.model, shards.tokenizer))
+    model = initial_model(recipe, shards.tokenizer)
     # `pipeline` and `generate` continue up to what the model can hold, whoever does not say how far.
     model.generation_config.max_length = length
     shards.tokenizer.model_max_length = length
@@ -153,6 +162,8 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, processes: int, leads
             stop=stop,
             max_skipped_steps=recipe.run.max_skipped_steps,
             speed_at=monitor.speed_at,
+            schedule=schedule,
+            decay_everything=recipe.run.weight_decay_on == "everything",
         )
         # Made once for trial: what they refuse is known before the run begins, and not after its folder is written.
         trainer.create_optimizer_and_scheduler(max_steps)
@@ -167,6 +178,7 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, processes: int, leads
             "parameters": model.num_parameters(),
             "steps": max_steps,
             "tokens": max_steps * recipe.run.tokens_per_step,
+            "micro_batch": micro_batch,
         }
         run.begin(data, planned)
         print(
@@ -268,26 +280,9 @@ def _say_nothing(line: str) -> None:
     pass
 
 
-def precision_arguments(precision: str) -> dict[str, bool]:
-    """The `TrainingArguments` that give this precision on the device at hand.
-
-    Raises:
-        InputError: the device does not have it.
-    """
-    if torch.cuda.is_available():
-        if precision == "bf16" and not torch.cuda.is_bf16_supported():
-            raise InputError("precision is bf16, which this GPU does not have: use fp16, tf32 or fp32")
-        return {"bf16": precision == "bf16", "fp16": precision == "fp16", "tf32": precision == "tf32"}
-    on_cpu = not torch.accelerator.is_available()
-    if precision == "tf32" or (precision == "fp16" and on_cpu):
-        raise InputError(f"precision is {precision}, which this device does not have: use fp32 or bf16")
-    return {"bf16": precision == "bf16", "fp16": precision == "fp16", "use_cpu": on_cpu}
-
-
-def with_special_tokens(config: GPTScratchConfig, tokenizer: PreTrainedTokenizerFast) -> GPTScratchConfig:
-    """The config with the tokenizer's special tokens."""
-    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return GPTScratchConfig(**{**config.to_dict(), **special})
+def process_count() -> int:
+    """Processes that share the run, as torchrun and its kin say."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def print_result(result: dict[str, Any], run: RunFolder) -> None:

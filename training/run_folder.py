@@ -36,9 +36,10 @@ GROUPS = {
         "num_train_epochs",
         "learning_rate",
         "muon_learning_rate",
-        "lr_scheduler_type",
-        "lr_scheduler_kwargs",
+        "schedule",
         "warmup_steps",
+        "decay_steps",
+        "learning_rate_floor",
     ),
 }
 OTHER = "other"
@@ -47,17 +48,18 @@ ALLOWABLE = (*GROUPS, OTHER)
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "huggingface_hub")
 
 
-def fingerprint(recipe: Recipe, data: dict[str, Any], processes: int) -> dict[str, dict[str, Any]]:
+def fingerprint(recipe: Recipe, data: dict[str, Any], processes: int, micro_batch: int) -> dict[str, dict[str, Any]]:
     """What a checkpoint depends on beside the model's own configuration, by the groups of `GROUPS`.
 
     Args:
         data: what `RunFolder.begin` gets.
         processes: devices that share the batch.
+        micro_batch: windows that each takes at a time.
     """
     values = recipe.as_dict()
     groups = {group: {name: values[name] for name in names} for group, names in GROUPS.items()}
     groups["data"]["data_sha256"], groups["tokenizer"]["tokenizer_sha256"] = _hashes(data)
-    groups["batch"]["processes"] = processes
+    groups["batch"] |= {"processes": processes, "micro_batch": micro_batch}
     return groups
 
 
@@ -146,8 +148,16 @@ class RunFolder:
         record = self.record()
         return record.get("result") if record and self.model.exists() else None
 
+    def planned(self) -> dict[str, int]:
+        """What the run has decided for itself when it began; empty before."""
+        return (self.record() or {}).get("planned", {})
+
     def begin(self, data: dict[str, Any], planned: dict[str, int]) -> None:
-        """Writes recipe.yaml and run.json. `planned`: the run's parameters, steps and tokens, for whoever watches it.
+        """Writes recipe.yaml and run.json.
+
+        Args:
+            data: the manifest's `corpus`, and `tokenizer_sha256`.
+            planned: the run's sizes, for whoever watches it, and what it has decided for itself and keeps to.
 
         Raises:
             InputError: the run began on other data than `data` describes.

@@ -23,6 +23,8 @@ class GPTScratchTrainer(ReliableTrainer):
         muon_learning_rate: train the blocks' matrices with Muon at this rate, or `None`.
         eval_utf8_bytes: size of the evaluation text, for bits per byte.
         speed_at: figures of speed at a step, to be added to its training line; `None`: none.
+        schedule: what the learning rates are multiplied by, as a function of the steps made so far.
+        decay_everything: weight decay on biases and norms too.
         **kwargs: those of [`ReliableTrainer`].
     """
 
@@ -33,6 +35,8 @@ class GPTScratchTrainer(ReliableTrainer):
         muon_learning_rate: float | None,
         eval_utf8_bytes: int,
         speed_at: Callable[[int], dict[str, float]] | None = None,
+        schedule: Callable[[int], float] = lambda step: 1.0,
+        decay_everything: bool = False,
         **kwargs,
     ):
         use_cache = kwargs["model"].config.use_cache
@@ -44,6 +48,8 @@ class GPTScratchTrainer(ReliableTrainer):
         self.eval_utf8_bytes = eval_utf8_bytes
         self.speed_at = speed_at
         self.step_statistics = StepStatistics(self.args.max_grad_norm)
+        self.schedule = schedule
+        self.decay_everything = decay_everything
         # The library's smoother takes the labels away from the model and, for classes that it does not know, compares
         # each position with its own input. `compute_loss` smooths instead.
         self.label_smoother = None
@@ -75,6 +81,18 @@ class GPTScratchTrainer(ReliableTrainer):
         )
         return self.optimizer
 
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        return [name for name, parameter in model.named_parameters() if self.decay_everything or parameter.ndim >= 2]
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -87,7 +105,8 @@ class GPTScratchTrainer(ReliableTrainer):
             inputs = {**inputs, "use_cache": False, "skip_logits": not return_outputs}
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = inputs["shift_labels"].flatten()
-        outputs = model(input_ids=inputs["input_ids"], use_cache=False)
+        without_labels = {name: tensor for name, tensor in inputs.items() if name not in ("labels", "shift_labels")}
+        outputs = model(**without_labels, use_cache=False)
         loss = F.cross_entropy(
             outputs.logits.flatten(0, 1).float(),
             targets,

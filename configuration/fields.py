@@ -1,0 +1,76 @@
+"""Values as YAML or a command line gives them, turned into the types that dataclass fields are annotated with."""
+
+import enum
+import math
+import types
+import typing
+from typing import Any, Literal
+
+import yaml
+
+
+def members(annotation: Any) -> tuple[Any, ...]:
+    """`int | None` -> (int, NoneType); a plain type -> itself."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def describe(annotation: Any) -> str:
+    """The annotation's types in words, for messages."""
+    parts = []
+    for member in members(annotation):
+        if typing.get_origin(member) is Literal:
+            parts += [str(value) for value in typing.get_args(member)]
+        elif isinstance(member, type) and issubclass(member, enum.Enum):
+            return "one of " + ", ".join(str(value.value) for value in member)
+        elif member is type(None):
+            parts.append("null")
+        else:
+            parts.append(getattr(member, "__name__", str(member)) if not typing.get_args(member) else str(member))
+    return " or ".join(parts)
+
+
+def convert(value: Any, annotation: Any) -> Any:
+    """`value` as one of the annotation's types. Raises TypeError where it is none of them."""
+    allowed = members(annotation)
+    enums = [member for member in allowed if isinstance(member, type) and issubclass(member, enum.Enum)]
+    if enums:  # annotated `Enum | str` in the library, which accepts any string there and fails later
+        if value in [choice.value for choice in enums[0]]:
+            return value
+        raise TypeError
+    for member in allowed:
+        origin = typing.get_origin(member)
+        if origin is Literal:
+            if any(value == choice and type(value) is type(choice) for choice in typing.get_args(member)):
+                return value
+        elif origin is list:
+            if isinstance(value, list):
+                return [convert(item, typing.get_args(member)[0]) for item in value]
+        elif member is float:
+            # YAML 1.1 reads 3e-4, without a dot, as a string.
+            try:
+                number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
+            except (ValueError, OverflowError):
+                number = None
+            if number is not None and math.isfinite(number):
+                return value if isinstance(value, int) and int in allowed else number
+        elif member is int:
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+        elif isinstance(value, origin or member):
+            return value
+    raise TypeError
+
+
+def from_text(text: str, annotation: Any) -> Any:
+    """A command-line value: what YAML reads in it if that fits, else the text itself if text fits."""
+    try:
+        parsed = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # ValueError: looks like a date, but is none
+        parsed = text
+    without_text = tuple(member for member in members(annotation) if member is not str)
+    try:
+        return convert(parsed, typing.Union[without_text]) if without_text else convert(text, str)  # noqa: UP007
+    except TypeError:
+        return convert(text, annotation)

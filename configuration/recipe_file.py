@@ -1,0 +1,49 @@
+"""Recipe files: flat YAML, which may start from another file of the same folder by the key `base`."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be used; the message lists every problem, one a line."""
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """The keys and values of a recipe file, unchecked. They win over those of the recipe that its `base` names.
+
+    Raises:
+        RecipeError: a file is missing or no recipe, or starts from itself.
+    """
+    files: list[Path] = []
+    values: dict[str, Any] = {}
+    while True:
+        if path in files:
+            raise RecipeError("recipes start from each other: " + " -> ".join(file.name for file in [*files, path]))
+        if files and not path.is_file():
+            known = ", ".join(sorted(file.name for file in path.parent.glob("*.yaml")))
+            raise RecipeError(f"recipe {files[-1]} has base {path.name}, but the recipes beside it are: {known}")
+        files.append(path)
+        found = _read_yaml(path)
+        base = found.pop("base", None)
+        values = {**found, **values}
+        if base is None:
+            return values
+        if not isinstance(base, str) or Path(base).name != base:
+            raise RecipeError(f"recipe {path} has base {base!r}, but must name a file of the same folder")
+        path = path.with_name(base)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"recipe {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe {path} must hold `key: value` lines, but holds {type(values).__name__}")
+    return values

@@ -1,0 +1,47 @@
+"""The model that a run begins with: its special tokens, its padded vocabulary, its initial weights."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast, set_seed
+
+from configuration.recipe import Recipe
+from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
+
+
+def initial_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPTScratchForCausalLM:
+    """Builds the model of a recipe; the seed decides its weights."""
+    seed = recipe.run.initialization_seed
+    set_seed(recipe.training["seed"] if seed is None else seed)
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model = GPTScratchForCausalLM(GPTScratchConfig(**{**built_config(recipe).to_dict(), **special}))
+    if recipe.run.initialization == "pytorch":
+        initialize_like_pytorch(model)
+    return model
+
+
+def built_config(recipe: Recipe) -> GPTScratchConfig:
+    """The recipe's model with its vocabulary rounded up. Ids beyond the tokenizer's are never a target, so the model
+    learns not to write them."""
+    return GPTScratchConfig(
+        **{
+            **recipe.model.to_dict(),
+            "vocab_size": padded_vocab_size(recipe.model.vocab_size, recipe.run.pad_vocab_to_multiple_of),
+        }
+    )
+
+
+def padded_vocab_size(vocab_size: int, multiple: int | None) -> int:
+    """The smallest multiple that holds the vocabulary; the vocabulary itself where there is no multiple."""
+    return vocab_size if multiple is None else -(-vocab_size // multiple) * multiple
+
+
+@torch.no_grad()
+def initialize_like_pytorch(model: nn.Module) -> None:
+    """What the layers begin with in bare PyTorch, as in the book and the blog: embeddings N(0, 1), weights and biases
+    of linear layers uniform in +-1/sqrt(fan_in), norms 1 and 0. A tied head keeps the embedding's weights."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.LayerNorm)) or (
+            isinstance(module, nn.Linear) and id(module.weight) not in embeddings
+        ):
+            module.reset_parameters()
