@@ -89,9 +89,16 @@ REFUSED = {
 
 RUN_HELP = {
     "model": "a size named in configuration/models, without .json",
-    "corpus": "`stdlib` (the running Python's standard library), or a file or folder of text (.txt, .md, .py, .jsonl)",
+    "corpus": "`stdlib` (the running Python's standard library), a file or folder of text (.txt, .md, .py, .jsonl, "
+    ".jsonl.gz, .parquet), `hf:owner/name` (a dataset on the Hub, streamed), or a folder of token files "
+    "(train.safetensors and validation.safetensors)",
     "tokens_per_step": "tokens of one optimizer step, over all processes and accumulation steps",
-    "text_field": "the field of a .jsonl line that holds the text",
+    "text_field": "the field of a .jsonl line, or the column of a table, that holds the text",
+    "dataset_config": "configuration of a dataset on the Hub, such as FineWeb's sample-10BT; null: its default",
+    "dataset_split": "split of a dataset on the Hub; all its rows are parted anew",
+    "dataset_revision": "commit, branch or tag of a dataset on the Hub; null: main as it is now",
+    "deduplicate": "keep only the first of documents with the same text",
+    "tokenize_processes": "processes that encode text; null: one for each core. The shards do not depend on it",
     "tokenizer": "`train` (byte-level BPE of vocab_size tokens, on the training part), or a folder or Hub name",
     "split": "how train, validation and test are parted: by each document's `hash`, in `contiguous` stretches of text, "
     "or `auto`: by hash from 100 documents up",
@@ -125,6 +132,7 @@ RANGES = {
     "pad_vocab_to_multiple_of": (1, 2**20),
     "per_device_eval_batch_size": (1, 2**20),
     "seed": (0, 2**32 - 1),
+    "tokenize_processes": (1, 1024),
     "tokens_per_step": (1, 2**40),
     "vocab_size": (1, 2**24),
 }
@@ -140,6 +148,11 @@ class RunConfig:
     corpus: str
     tokens_per_step: int
     text_field: str = "text"
+    dataset_config: str | None = None
+    dataset_split: str = "train"
+    dataset_revision: str | None = None
+    deduplicate: bool = False
+    tokenize_processes: int | None = None
     tokenizer: str = "train"
     split: Literal["auto", "hash", "contiguous"] = "auto"
     split_fractions: list[float] | None = None
@@ -161,7 +174,7 @@ class RunConfig:
     def __post_init__(self):
         problems = [
             f"{name} is empty"
-            for name in ("model", "corpus", "text_field", "tokenizer", "data_dir")
+            for name in ("model", "corpus", "text_field", "dataset_split", "tokenizer", "data_dir")
             if not getattr(self, name).strip()
         ]
         if self.muon_learning_rate is not None and self.muon_learning_rate <= 0:

@@ -47,6 +47,20 @@ def test_opening_a_folder_is_timed_on_both_sides():
     assert re.search(r"^speed ratio, .* of 3 pairs$", run.stdout, re.M)
 
 
+def test_tokenizing_is_timed_beside_datasets_and_its_memory_measured(tokenizer, tmp_path):
+    pytest.importorskip("datasets")
+    tokenizer.save_pretrained(tmp_path)
+    words = [sys.executable, "-m", "benchmarks.tokenize", "--tokenizer", str(tmp_path)]
+    speed = subprocess.run(
+        [*words, "--megabytes", "0.2", "--pairs", "1"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert speed.returncode == 0, speed.stderr
+    assert re.search(r"^speed ratio, .* median \d+\.\d{3}, min .* of 1 pairs$", speed.stdout, re.M)
+    memory = subprocess.run([*words, "--memory", "0.2"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert memory.returncode == 0, memory.stderr
+    assert 100 < float(re.search(r"^0\.2 MB of text: peak (\d+) MiB", memory.stdout)[1]) < 5000
+
+
 def test_ratios_say_how_much_faster_and_smaller_our_side_is():
     seconds = {pairs.OURS: [1.0, 2.0, 2.0], pairs.THEIRS: [3.0, 4.0, 5.0]}
     text = pairs.table(seconds, {pairs.OURS: 100.0, pairs.THEIRS: 400.0}, tokens=10)

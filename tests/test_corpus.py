@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from configuration.recipe import RunConfig
 from training import corpus as corpus_module
-from training.corpus import SPLITS, open_corpus, plan_split, split_documents, survey
+from training.corpus import SPLITS, plan_split, split_documents, survey
 from training.errors import InputError
+from training.sources import open_corpus
 from training.tokenizer import encoder
 
 
@@ -28,19 +30,27 @@ def write_folder(tmp_path):
     return write
 
 
+def opened(corpus, **fields):
+    return open_corpus(RunConfig(model="demo", corpus=str(corpus), tokens_per_step=1, **fields))
+
+
+def stretches(corpus, split):
+    return [stretch for found, _ in split_documents(corpus, split) for stretch in found]
+
+
 def texts(folder, text_field="text") -> list[str]:
-    return ["".join(document.pieces()) for document in open_corpus(str(folder), text_field).documents()]
+    return ["".join(document.pieces()) for document in opened(folder, text_field=text_field).documents()]
 
 
 def parts(corpus, split) -> dict[str, str]:
     found = dict.fromkeys(SPLITS, "")
-    for part, text, _ in split_documents(corpus, split):
+    for part, text, _ in stretches(corpus, split):
         found[part] += text
     return found
 
 
 def test_stdlib_is_source_code_without_its_tests():
-    corpus = open_corpus("stdlib", "text")
+    corpus = opened("stdlib")
     root = Path(sysconfig.get_path("stdlib"))
     names = {file.relative_to(root).as_posix() for file in corpus.files}
     assert {"argparse.py", "json/decoder.py"} <= names
@@ -82,15 +92,15 @@ def test_folder_is_read_file_by_file_and_jsonl_line_by_line(write_folder):
 )
 def test_unusable_corpora_are_refused(files, message, write_folder):
     with pytest.raises(InputError, match=message):
-        survey(open_corpus(str(write_folder(files)), "text"))
+        survey(opened(write_folder(files)))
 
 
 def test_missing_corpus_and_unknown_file_are_refused(write_folder):
     folder = write_folder({"a.csv": "x"})
     with pytest.raises(InputError, match="does not exist"):
-        open_corpus(str(folder / "none"), "text")
+        opened(folder / "none")
     with pytest.raises(InputError, match=r"is a \.csv file; known are"):
-        open_corpus(str(folder / "a.csv"), "text")
+        opened(folder / "a.csv")
 
 
 def test_text_field_is_the_one_asked_for(write_folder):
@@ -101,7 +111,7 @@ def test_text_field_is_the_one_asked_for(write_folder):
 def test_a_long_text_comes_in_pieces_that_tokenize_like_the_whole(write_folder, tokenizer, monkeypatch):
     monkeypatch.setattr(corpus_module, "PIECE_CHARACTERS", 50)
     text = "def  f(x):\n\n    return x  # don't\n\t1234 \r\n" * 20 + "x" * 130 + " \n\n end"
-    corpus = open_corpus(str(write_folder({"a.txt": text})), "text")
+    corpus = opened(write_folder({"a.txt": text}))
     (document,) = corpus.documents()
     pieces = list(document.pieces())
     assert "".join(pieces) == text
@@ -113,16 +123,16 @@ def test_a_long_text_comes_in_pieces_that_tokenize_like_the_whole(write_folder, 
 
 
 def test_survey_counts_and_identifies_the_text(write_folder):
-    found = survey(open_corpus(str(write_folder({"a.txt": "één", "b.txt": "two"})), "text"))
+    found = survey(opened(write_folder({"a.txt": "één", "b.txt": "two"})))
     assert (found.documents, found.characters, found.utf8_bytes) == (2, 6, 8)
-    again = survey(open_corpus(str(write_folder({"a.txt": "één", "b.txt": "twp"})), "text"))
+    again = survey(opened(write_folder({"a.txt": "één", "b.txt": "twp"})))
     assert found.sha256 != again.sha256
 
 
 @pytest.mark.parametrize(("kind", "documents"), [("auto", 150), ("auto", 20), ("hash", 3), ("contiguous", 1)])
 def test_parts_hold_all_text_and_none_is_empty(kind, documents, write_folder):
     folder = write_folder({f"{n:03}.txt": f"document {n} " * 40 + "\n" for n in range(documents)})
-    corpus = open_corpus(str(folder), "text")
+    corpus = opened(folder)
     split = plan_split(kind, None, survey(corpus))
     assert split.kind == {150: "hash", 20: "contiguous", 3: "hash", 1: "contiguous"}[documents]
     found = parts(corpus, split)
@@ -134,7 +144,7 @@ def test_parts_hold_all_text_and_none_is_empty(kind, documents, write_folder):
 
 def test_fractions_are_kept(write_folder):
     folder = write_folder({"a.txt": "word " * 2000})
-    corpus = open_corpus(str(folder), "text")
+    corpus = opened(folder)
     found = parts(corpus, plan_split("contiguous", [0.7, 0.2, 0.1], survey(corpus)))
     assert {part: round(len(text) / 10_000, 2) for part, text in found.items()} == {
         "train": 0.7,
@@ -149,19 +159,19 @@ def test_split_by_hash_does_not_depend_on_names_or_order(write_folder):
     write_folder({name: f"text {name.split('/')[1]}" for name in names})
     homes = []
     for folder in ("a", "b"):
-        corpus = open_corpus(str(write_folder({}) / folder), "text")
+        corpus = opened(write_folder({}) / folder)
         split = plan_split("hash", [0.6, 0.2, 0.2], survey(corpus))
-        homes.append({text: part for part, text, _ in split_documents(corpus, split)})
+        homes.append({text: part for part, text, _ in stretches(corpus, split)})
     assert homes[0] == homes[1]
     assert Counter(homes[0].values()) == {"train": 24, "validation": 8, "test": 8}
 
 
 def test_identical_documents_fall_into_the_same_part(write_folder):
     folder = write_folder({f"{n}.txt": f"text {n % 10}" for n in range(40)})
-    corpus = open_corpus(str(folder), "text")
+    corpus = opened(folder)
     split = plan_split("hash", [0.6, 0.2, 0.2], survey(corpus))
     homes = {}
-    for part, text, _ in split_documents(corpus, split):
+    for part, text, _ in stretches(corpus, split):
         homes.setdefault(text, set()).add(part)
     assert all(len(found) == 1 for found in homes.values())
     assert Counter(part for (part,) in homes.values()) == {"train": 6, "validation": 2, "test": 2}
@@ -170,21 +180,21 @@ def test_identical_documents_fall_into_the_same_part(write_folder):
 def test_hash_split_of_a_large_corpus_uses_fixed_thresholds(write_folder, monkeypatch):
     monkeypatch.setattr(corpus_module, "MAX_KEPT_HASHES", 20)
     folder = write_folder({f"{n}.txt": f"text {n}" for n in range(30)})
-    found = survey(open_corpus(str(folder), "text"))
+    found = survey(opened(folder))
     assert found.document_hashes is None
     assert plan_split("hash", [0.5, 0.25, 0.25], found).boundaries == (0.5, 0.75)
 
 
 def test_hash_split_of_two_documents_is_refused(write_folder):
-    found = survey(open_corpus(str(write_folder({"a.txt": "a", "b.txt": "b", "c.txt": "b"})), "text"))
+    found = survey(opened(write_folder({"a.txt": "a", "b.txt": "b", "c.txt": "b"})))
     with pytest.raises(InputError, match="needs 3 different documents, but the corpus has 2"):
         plan_split("hash", None, found)
 
 
 def test_documents_end_once_and_cut_ones_in_their_last_part(write_folder):
-    corpus = open_corpus(str(write_folder({"a.txt": "a b " * 100, "b.txt": "c d " * 100})), "text")
+    corpus = opened(write_folder({"a.txt": "a b " * 100, "b.txt": "c d " * 100}))
     split = plan_split("contiguous", [0.7, 0.2, 0.1], survey(corpus))
-    assert [(part, ends) for part, _, ends in split_documents(corpus, split)] == [
+    assert [(part, ends) for part, _, ends in stretches(corpus, split)] == [
         ("train", True),
         ("train", False),
         ("validation", False),

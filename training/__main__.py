@@ -1,14 +1,17 @@
-"""`python -m training COMMAND`: `pretrain` makes a model from text, `generate` lets it write, `watch` shows a run."""
+"""
+`python -m training COMMAND`: `tokenize` prepares text, `pretrain` makes a model of it, `watch` shows a run, `generate`
+lets the model write.
+"""
 
 import sys
 
 from configuration.recipe import RecipeError
 
-from . import generate, pretrain, watch
+from . import generate, pretrain, tokenize, watch
 from .errors import InputError
 from .interruption import RunStoppedError
 
-COMMANDS = {"pretrain": pretrain.main, "generate": generate.main, "watch": watch.main}
+COMMANDS = {"tokenize": tokenize.main, "pretrain": pretrain.main, "watch": watch.main, "generate": generate.main}
 
 
 def main(argv: list[str]) -> int:

@@ -5,18 +5,16 @@ Documents are never held together, and a long one comes in pieces, so memory doe
 """
 
 import hashlib
-import json
-import platform
-import sysconfig
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from tqdm import tqdm
+
+from .duplicates import SeenDocuments
 from .errors import InputError
 
-TEXT_SUFFIXES = (".txt", ".md", ".py")
-SUFFIXES = (*TEXT_SUFFIXES, ".jsonl")
 SPLITS = ("train", "validation", "test")
 DEFAULT_FRACTIONS = {"hash": (0.98, 0.01, 0.01), "contiguous": (0.90, 0.05, 0.05)}
 # Below this, a hundredth of the documents would be less than one.
@@ -25,9 +23,6 @@ PIECE_CHARACTERS = 2**20
 # What has no space for a megabyte is cut into words of this length, since training a tokenizer takes the square of it.
 WORD_CHARACTERS = 4096
 
-# Left out of the standard library: its tests are larger than itself, and the tables of the codecs are no text.
-STDLIB_LEFT_OUT = {"__pycache__", "dist-packages", "encodings", "idle_test", "site-packages", "test", "tests"}
-
 
 @dataclass(frozen=True)
 class Document:
@@ -35,124 +30,58 @@ class Document:
 
     pieces: Callable[[], Iterator[str]]
 
-    def hash_fraction(self) -> float:
-        """A number in [0, 1) that depends on the text alone."""
+    @classmethod
+    def of(cls, text: str, place: str) -> "Document":
+        """A document of text that is in memory. `place` says where it came from, for an `InputError`."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{place}: half a surrogate pair, which is no character") from None
+        return cls(lambda: cut_long([text]))
+
+    def sha256(self) -> bytes:
+        """Of the text alone."""
         sha256 = hashlib.sha256()
         for piece in self.pieces():
             sha256.update(piece.encode())
-        return _fraction(sha256.digest())
+        return sha256.digest()
 
 
 def _fraction(digest: bytes) -> float:
+    """A number in [0, 1) that depends on the document's text alone."""
     return int.from_bytes(digest[:6]) / 2**48
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Files that hold documents: one each, or one a line in .jsonl.
+class Corpus(ABC):
+    """A source of documents, always in the same order.
 
-    Args:
+    Attributes:
         name: short name, used for the folder of the prepared data.
         description: what the records of a run say of it; no absolute path.
-        files: in the order in which they are read.
-        text_field: field of a .jsonl line that holds the text.
-        skip_undecodable: leave out files that are not UTF-8; otherwise they are an `InputError`.
+        identity: names the contents where they are known without reading; `None` where reading has to find out.
     """
 
     name: str
-    description: dict[str, str | int]
-    files: tuple[Path, ...]
-    text_field: str = "text"
-    skip_undecodable: bool = False
+    description: dict[str, str | int | None]
+    identity: str | None = None
 
-    def documents(self) -> Iterator[Document]:
-        """The documents in order.
+    @abstractmethod
+    def documents(self, skip: int = 0, state: Any = None) -> Iterator[Document]:
+        """The documents in order, without the first `skip`.
+
+        Args:
+            state: what [`state`] said after those; a corpus that gives none counts them again.
 
         Raises:
-            InputError: a file that is not UTF-8 text or cannot be read, or a .jsonl line without the text field.
+            InputError: a document cannot be read, or has no text where it should be.
         """
-        for file in self.files:
-            if file.suffix.lower() == ".jsonl":
-                yield from self._json_lines(file)
-            elif not (self.skip_undecodable and not _is_utf8(file)):
-                yield Document(lambda file=file: _pieces(_read(file, PIECE_CHARACTERS)))
 
-    def _json_lines(self, file: Path) -> Iterator[Document]:
-        for number, line in enumerate(_read(file, None), start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                raise InputError(f"{file}, line {number}: not JSON") from None
-            if not isinstance(record, dict) or not isinstance(record.get(self.text_field), str):
-                found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-                raise InputError(f"{file}, line {number}: no text in field {self.text_field!r}; found: {found}")
-            text = record[self.text_field]
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise InputError(f"{file}, line {number}: half a surrogate pair, which is no character") from None
-            yield Document(lambda text=text: _pieces([text]))
+    def state(self) -> Any:
+        """Where the latest stream of documents stands, as JSON, so that the next one need not begin at the start."""
+        return None
 
 
-def open_corpus(corpus: str, text_field: str) -> Corpus:
-    """The corpus that a recipe names: `stdlib`, or a file or folder of .txt, .md, .py and .jsonl.
-
-    Raises:
-        InputError: nothing there, or nothing of a known kind.
-    """
-    if corpus == "stdlib":
-        root = Path(sysconfig.get_path("stdlib"))
-        files = tuple(
-            file for file in sorted(root.rglob("*.py")) if not STDLIB_LEFT_OUT & set(file.relative_to(root).parts)
-        )
-        if not files:
-            raise InputError("corpus is stdlib, but this Python has no source of its standard library: name a folder")
-        description = {"corpus": "stdlib", "python": platform.python_version()}
-        return Corpus("stdlib", description, files, skip_undecodable=True)
-
-    path = Path(corpus)
-    if not path.exists():
-        raise InputError(f"corpus {corpus} does not exist")
-    if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise InputError(f"corpus {corpus} is a {path.suffix or 'nameless'} file; known are {', '.join(SUFFIXES)}")
-        files = (path,)
-    else:
-        files = tuple(
-            sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and _is_visible(file, path))
-        )
-        if not files:
-            raise InputError(f"corpus {corpus} holds no file of the known kinds: {', '.join(SUFFIXES)}")
-    name = path.resolve().stem
-    return Corpus(name, {"corpus": name, "files": len(files)}, files, text_field)
-
-
-def _is_visible(file: Path, root: Path) -> bool:
-    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
-
-
-def _is_utf8(file: Path) -> bool:
-    try:
-        return all(True for _ in _read(file, PIECE_CHARACTERS))
-    except InputError:
-        return False
-
-
-def _read(file: Path, size: int | None) -> Iterator[str]:
-    """The file's text, `size` characters at a time, or by lines where it is `None`."""
-    try:
-        # newline="": bytes are counted, so line ends stay as they are. A byte order mark is no text.
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            yield from stream if size is None else iter(lambda: stream.read(size), "")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text ({error.reason}): convert it or take it out") from None
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
-
-
-def _pieces(texts: Iterable[str]) -> Iterator[str]:
+def cut_long(texts: Iterable[str]) -> Iterator[str]:
     """Cuts a long text before a space that follows a visible character, where byte-level tokenizers begin a new token.
 
     So the pieces' tokens, one after the other, are the whole text's tokens, as far as the text has such spaces.
@@ -184,13 +113,15 @@ class Survey:
     Args:
         sha256: hash of all documents in order.
         documents, characters, utf8_bytes: totals.
-        document_hashes: the distinct `hash_fraction`s in rising order, or `None` where there are too many to keep.
+        duplicates: documents left out because the same text came before.
+        document_hashes: the distinct hashes' fractions in rising order, or `None` where there are too many to keep.
     """
 
     sha256: str
     documents: int
     characters: int
     utf8_bytes: int
+    duplicates: int
     document_hashes: tuple[float, ...] | None
 
 
@@ -199,36 +130,44 @@ class Survey:
 MAX_KEPT_HASHES = 4096
 
 
-def survey(corpus: Corpus) -> Survey:
+def survey(corpus: Corpus, deduplicate: bool = False) -> Survey:
     """Reads the whole corpus once.
 
     Raises:
         InputError: the corpus holds no text, or something unreadable.
     """
     sha256 = hashlib.sha256()
-    documents = characters = utf8_bytes = 0
+    documents = characters = utf8_bytes = duplicates = 0
     hashes: set[float] | None = set()
-    for document in corpus.documents():
-        document_sha256 = hashlib.sha256()
-        length = 0
-        for piece in document.pieces():
-            encoded = piece.encode()
-            document_sha256.update(encoded)
-            length += len(piece)
-            utf8_bytes += len(encoded)
-        if length == 0:
-            continue
-        sha256.update(document_sha256.digest())
-        documents += 1
-        characters += length
-        if hashes is not None:
-            hashes.add(_fraction(document_sha256.digest()))
-            if len(hashes) > MAX_KEPT_HASHES:
-                hashes = None
+    seen = SeenDocuments() if deduplicate else None
+    with tqdm(desc="reading", unit="char", unit_scale=True, delay=5) as progress:
+        for document in corpus.documents():
+            document_sha256 = hashlib.sha256()
+            length = size = 0
+            for piece in document.pieces():
+                encoded = piece.encode()
+                document_sha256.update(encoded)
+                length += len(piece)
+                size += len(encoded)
+            progress.update(length)
+            if length == 0:
+                continue
+            digest = document_sha256.digest()
+            if seen is not None and not seen.add(digest):
+                duplicates += 1
+                continue
+            sha256.update(digest)
+            documents += 1
+            characters += length
+            utf8_bytes += size
+            if hashes is not None:
+                hashes.add(_fraction(digest))
+                if len(hashes) > MAX_KEPT_HASHES:
+                    hashes = None
     if documents == 0:
         raise InputError(f"corpus {corpus.name} is empty: it holds no text")
     kept = None if hashes is None else tuple(sorted(hashes))
-    return Survey(sha256.hexdigest(), documents, characters, utf8_bytes, kept)
+    return Survey(sha256.hexdigest(), documents, characters, utf8_bytes, duplicates, kept)
 
 
 @dataclass(frozen=True)
@@ -244,21 +183,28 @@ class Split:
     boundaries: tuple[float, float]
 
 
-def plan_split(kind: Literal["auto", "hash", "contiguous"], fractions: list[float] | None, found: Survey) -> Split:
+def plan_split(
+    kind: Literal["auto", "hash", "contiguous"], fractions: list[float] | None, found: Survey | None
+) -> Split:
     """Decides where train, validation and test lie, so that none of them is empty.
 
     By hash, identical documents fall into the same part, and a document stays in its part when a large corpus grows.
 
+    Args:
+        found: `None` for a corpus that was not read beforehand, which is taken to be large.
+
     Raises:
-        InputError: fewer than three different documents for a split by hash.
+        InputError: fewer than three different documents for a split by hash, or no known length for a contiguous one.
     """
     if kind == "auto":
-        kind = "hash" if found.documents >= DOCUMENTS_FOR_HASH_SPLIT else "contiguous"
+        kind = "hash" if found is None or found.documents >= DOCUMENTS_FOR_HASH_SPLIT else "contiguous"
     shares = tuple(fractions) if fractions is not None else DEFAULT_FRACTIONS[kind]
     ends = (shares[0], shares[0] + shares[1])
     if kind == "contiguous":
+        if found is None:
+            raise InputError("split is contiguous, but a streamed dataset's length is not known: set split to hash")
         return Split(kind, shares, tuple(round(end * found.characters) for end in ends))
-    hashes = found.document_hashes
+    hashes = None if found is None else found.document_hashes
     if hashes is None:
         return Split(kind, shares, ends)
     if len(hashes) < 3:
@@ -270,26 +216,65 @@ def plan_split(kind: Literal["auto", "hash", "contiguous"], fractions: list[floa
     return Split(kind, shares, (hashes[-test - validation], hashes[-test]))
 
 
-def split_documents(corpus: Corpus, split: Split) -> Iterator[tuple[str, str, bool]]:
-    """The corpus as a stream of `(part, text, whether a document ends here)`, in the corpus' order.
+@dataclass(frozen=True)
+class Position:
+    """How far a stream of text has come.
+
+    Args:
+        documents: documents of the corpus that are done, duplicates among them.
+        pieces: pieces done of the document after those.
+        characters: of the text so far.
+        different: documents so far that had not come before, where that is looked at.
+        state: the corpus' own state.
+    """
+
+    documents: int = 0
+    pieces: int = 0
+    characters: int = 0
+    different: int = 0
+    state: Any = None
+
+
+# A stretch of text: its part, the text, and whether a document ends here.
+Stretch = tuple[str, str, bool]
+
+
+def split_documents(
+    corpus: Corpus, split: Split, seen: SeenDocuments | None = None, start: Position | None = None
+) -> Iterator[tuple[list[Stretch], Position]]:
+    """The corpus as a stream of text by part, in the corpus' order, each time with the position after it.
 
     Only a contiguous split cuts documents, at the first space or line end after the boundary.
+
+    Args:
+        seen: leave out documents that it has seen, and show it the others.
+        start: go on from here; `seen` must be as it was then.
     """
-    position = 0
-    for document in corpus.documents():
-        part = None
+    start = start or Position()
+    characters = start.characters
+    for number, document in enumerate(corpus.documents(start.documents, start.state), start=start.documents):
+        done = start.pieces if number == start.documents else 0
+        part = digest = None
+        if split.kind == "hash" or seen is not None:
+            digest = document.sha256()
+        if seen is not None and not done and not seen.add(digest):
+            continue
         if split.kind == "hash":
-            fraction = document.hash_fraction()
-            part = SPLITS[sum(fraction >= boundary for boundary in split.boundaries)]
-        for piece, is_last in _with_last(document.pieces()):
-            if part is not None:
-                yield part, piece, is_last
+            part = SPLITS[sum(_fraction(digest) >= boundary for boundary in split.boundaries)]
+        for index, (piece, is_last) in enumerate(_with_last(document.pieces())):
+            if index < done:
                 continue
-            cuts = [0, *(_cut(piece, boundary - position) for boundary in split.boundaries), len(piece)]
-            for name, start, end in zip(SPLITS, cuts[:-1], cuts[1:], strict=True):
-                if start < end:
-                    yield name, piece[start:end], is_last and end == len(piece)
-            position += len(piece)
+            stretches = []
+            if part is not None:
+                stretches.append((part, piece, is_last))
+            else:
+                cuts = [0, *(_cut(piece, boundary - characters) for boundary in split.boundaries), len(piece)]
+                for name, begin, end in zip(SPLITS, cuts[:-1], cuts[1:], strict=True):
+                    if begin < end:
+                        stretches.append((name, piece[begin:end], is_last and end == len(piece)))
+            characters += len(piece)
+            place = (number + 1, 0) if is_last else (number, index + 1)
+            yield stretches, Position(*place, characters, len(seen) if seen is not None else 0)
 
 
 def _with_last(pieces: Iterator[str]) -> Iterator[tuple[str, bool]]:

@@ -31,9 +31,9 @@ from .interruption import RunStoppedError, StopRequest
 from .micro_batch import choose_micro_batch
 from .monitoring import RunMonitor, read_metrics
 from .precision import precision_arguments, set_cpu_matmul_precision
+from .preparation import add_verify_argument, prepare_shards
 from .run_folder import ALLOWABLE, RunFolder, fingerprint, refuse_changes
 from .schedules import build_schedule
-from .shards import prepare_shards
 from .trackers import keep_tensorboard_in, require_trackers
 from .trainer import GPTScratchTrainer
 
@@ -45,6 +45,7 @@ def main(argv: list[str]) -> int:
         description=__doc__,
         allow_abbrev=False,
     )
+    add_verify_argument(parser)
     add_recipe_arguments(parser)
     parser.add_argument("--dry_run", action="store_true", help="print what the recipe means and needs, and exit")
     parser.add_argument(
@@ -71,16 +72,19 @@ def main(argv: list[str]) -> int:
     if options.dry_run:
         print_plan(recipe, process_count())
     else:
-        pretrain(recipe, options.resume, allowed)
+        pretrain(recipe, options.resume, allowed, options.verify_data)
     return 0
 
 
-def pretrain(recipe: Recipe, resume: str = "auto", allowed: Collection[str] = ()) -> dict[str, Any] | None:
+def pretrain(
+    recipe: Recipe, resume: str = "auto", allowed: Collection[str] = (), verify_data: bool = False
+) -> dict[str, Any] | None:
     """Runs a recipe to its end, from wherever its run folder stands, and prints the result.
 
     Args:
         resume: `auto`, `never`, or the path of the checkpoint to go on from.
         allowed: groups of the recipe that may differ from what the run began with.
+        verify_data: compare the prepared data's sha256 with what was written.
 
     Returns:
         The result, on the first process.
@@ -99,10 +103,10 @@ def pretrain(recipe: Recipe, resume: str = "auto", allowed: Collection[str] = ()
 
     leads = int(os.environ.get("RANK", "0")) == 0  # set by torchrun and its kin
     with run.lock() if leads else nullcontext():
-        return _pretrain(run, recipe, resume, leads)
+        return _pretrain(run, recipe, resume, verify_data, leads)
 
 
-def _pretrain(run: RunFolder, recipe: Recipe, resume: str, leads: bool) -> dict[str, Any] | None:
+def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, leads: bool) -> dict[str, Any] | None:
     processes, length = process_count(), recipe.model.max_position_embeddings
     precision = precision_arguments(recipe.run.precision)
     set_cpu_matmul_precision(recipe.run.cpu_matmul_precision)
@@ -122,7 +126,8 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, leads: bool) -> dict[
     try:
         args = TrainingArguments(**settings)
         with args.main_process_first():  # it prepares what the others then find; also joins the processes
-            shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=print if leads else _say_nothing)
+            say = print if leads else _say_nothing
+            shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=say, verify=verify_data and leads)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise _refusal(error) from error
     document_start = shards.tokenizer.eos_token_id if recipe.run.document_masking else None

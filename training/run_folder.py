@@ -28,7 +28,10 @@ from .errors import InputError
 
 # Group -> the recipe's fields in it. All other fields but the model's are in the group `other`.
 GROUPS = {
-    "data": ("corpus", "text_field", "split", "split_fractions", "shuffle", "seed", "data_seed"),
+    "data": (
+        *("corpus", "text_field", "dataset_config", "dataset_split", "dataset_revision", "deduplicate"),
+        *("split", "split_fractions", "shuffle", "seed", "data_seed", "document_masking"),
+    ),
     "tokenizer": ("tokenizer",),
     "batch": ("tokens_per_step", "per_device_train_batch_size"),
     "horizon": (

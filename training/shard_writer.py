@@ -1,0 +1,185 @@
+"""
+Writing token shards so that a process may be killed at any time and another one goes on.
+
+    <name>.partial/
+      state.json              how far the corpus is done, and the lengths of the files below at that point
+      train-00002.tokens ...  ids of the shard that is being filled, without a header
+      seen.keys               keys of the documents seen, where duplicates are left out
+      data/                   finished shards and the tokenizer; becomes the folder of the prepared data
+
+A file that has its final name is complete and on the disk. What was written after the state is written again.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TOKENS_PER_SHARD = 2**25  # 64 MiB of uint16
+COPIED_TOGETHER = 2**20  # bytes
+SAFETENSORS_DTYPES = {"uint16": "U16", "uint32": "U32"}
+
+
+def write_durably(file: Path, text: str) -> None:
+    """Replaces a file as a whole: after a crash it holds the old text or the new one."""
+    temporary = file.with_name(f"{file.name}.new")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(file)
+    sync_folder(file.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_length(file: Path, length: int) -> None:
+    """Raises EOFError where a file is shorter than what was recorded."""
+    found = file.stat().st_size if file.exists() else 0
+    if found < length:
+        raise EOFError(f"{file} has {found} bytes, less than the {length} that were recorded")
+
+
+class GrowingFile:
+    """A file that is only appended to.
+
+    Args:
+        length: bytes that count; what lies after them is cut off.
+
+    Raises:
+        EOFError: there are not that many.
+    """
+
+    def __init__(self, file: Path, length: int):
+        self.file = file
+        check_length(file, length)
+        self._stream = file.open("r+b" if length else "wb")
+        self._stream.truncate(length)
+        self._stream.seek(length)
+        self.length = length
+
+    def append(self, data: bytes | memoryview) -> None:
+        self._stream.write(data)
+        self.length += len(data)
+
+    def sync(self) -> int:
+        """Makes it durable. Returns its length."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        return self.length
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class PartWriter:
+    """The shards of one part, from ids that come in order. It begins with the end-of-text token.
+
+    Args:
+        work: the work folder.
+        state: what [`checkpoint`] returned, to go on from there; `None` begins anew.
+    """
+
+    def __init__(self, work: Path, part: str, dtype: str, eos_token_id: int, state: dict[str, Any] | None = None):
+        self.work, self.part, self.dtype = work, part, np.dtype(dtype)
+        state = state or {"shards": [], "waiting_bytes": 0, "utf8_bytes": 0, "documents": 0}
+        self.shards: list[dict[str, Any]] = list(state["shards"])
+        self.utf8_bytes: int = state["utf8_bytes"]
+        self.documents: int = state["documents"]
+        self._outdated: list[Path] = []
+        for shard in self.shards:
+            check_length(work / "data" / shard["file"], shard["bytes"])
+        self._waiting = self._open(state["waiting_bytes"])
+        if not self.shards and not self._waiting.length:
+            self._append(np.array([eos_token_id], dtype=dtype))
+
+    def add(self, ids: np.ndarray, utf8_bytes: int, documents: int) -> None:
+        self.utf8_bytes += utf8_bytes
+        self.documents += documents
+        self._append(ids)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Makes everything so far durable. Returns what brings it back."""
+        return {
+            "shards": list(self.shards),
+            "waiting_bytes": self._waiting.sync(),
+            "utf8_bytes": self.utf8_bytes,
+            "documents": self.documents,
+        }
+
+    def forget_outdated(self) -> None:
+        """Removes what only an older checkpoint needs; to be called when the newer one is on the disk."""
+        for file in self._outdated:
+            file.unlink(missing_ok=True)
+        self._outdated.clear()
+
+    def finish(self) -> dict[str, Any]:
+        """Writes the last shard, which may be shorter. Returns what the manifest says of the part."""
+        if self._waiting.length:
+            self._complete_shard()
+        self._waiting.close()
+        return {
+            "tokens": sum(shard["tokens"] for shard in self.shards),
+            "utf8_bytes": self.utf8_bytes,
+            "documents": self.documents,
+            "shards": self.shards,
+        }
+
+    def close(self) -> None:
+        self._waiting.close()
+
+    def _open(self, length: int) -> GrowingFile:
+        return GrowingFile(self.work / f"{self.part}-{len(self.shards):05d}.tokens", length)
+
+    def _append(self, ids: np.ndarray) -> None:
+        while len(ids):
+            room = TOKENS_PER_SHARD - self._waiting.length // self.dtype.itemsize
+            self._waiting.append(np.ascontiguousarray(ids[:room]).data.cast("B"))
+            ids = ids[room:]
+            if self._waiting.length == TOKENS_PER_SHARD * self.dtype.itemsize:
+                self._complete_shard()
+                self._waiting = self._open(0)
+
+    def _complete_shard(self) -> None:
+        """The waiting ids with a header before them, in pieces: a shard is never held in memory."""
+        size = self._waiting.sync()
+        self._waiting.close()
+        file = self.work / "data" / f"{self.part}-{len(self.shards):05d}.safetensors"
+        temporary = self.work / f"{file.name}.new"
+        sha256 = hashlib.sha256()
+        with self._waiting.file.open("rb") as source, temporary.open("wb") as target:
+            piece = _header(self.dtype, size)
+            while piece:
+                target.write(piece)
+                sha256.update(piece)
+                piece = source.read(COPIED_TOGETHER)
+            target.flush()
+            os.fsync(target.fileno())
+            written = target.tell()
+        temporary.replace(file)
+        sync_folder(file.parent)
+        self._outdated.append(self._waiting.file)
+        tokens = size // self.dtype.itemsize
+        self.shards.append({"file": file.name, "tokens": tokens, "bytes": written, "sha256": sha256.hexdigest()})
+
+
+def _header(dtype: np.dtype, size: int) -> bytes:
+    """What a safetensors file begins with that holds one vector `tokens` of `size` bytes."""
+    entry = {
+        "dtype": SAFETENSORS_DTYPES[dtype.name],
+        "shape": [size // dtype.itemsize],
+        "data_offsets": [0, size],
+    }
+    header = json.dumps({"tokens": entry}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header
