@@ -4,19 +4,20 @@ orderly stop, and a resumed run that is the uninterrupted one, bit for bit.
 """
 
 import json
+import logging
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, logging
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .checkpoints import PREFIX, Checkpoints
 from .interruption import StopRequest
 from .monitoring import read_metrics
 
-logger = logging.get_logger("training")
+logger = logging.getLogger(__name__)
 
 
 class ReliableTrainer(Trainer):

@@ -1,0 +1,329 @@
+"""What a run survives: kills, full disks, numbers that are none, signals, and a second command."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks import faults
+from training.__main__ import main
+from training.monitoring import read_metrics
+from training.reliability import ReliableTrainer
+
+ROOT = Path(__file__).parent.parent
+HAS_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+
+
+@pytest.fixture
+def argv(tmp_path):
+    """The command line of a tiny run with dropout; options can be overridden."""
+    faults.write_corpus(tmp_path / "corpus")
+
+    def build(processes: int = 1, **options) -> list[str]:
+        words = faults.command(tmp_path, "run", processes=processes, workers=0, steps=24)
+        for name, value in options.items():
+            words += [f"--{name}", str(value)]
+        return words
+
+    return build
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def calm_ending(argv: list[str], tmp_path: Path) -> tuple:
+    """How the same run ends when nothing happens to it."""
+    assert main([*argv, "--output_dir", str(tmp_path / "calm")]) == 0
+    return faults.ending(tmp_path / "calm")
+
+
+# Kills
+
+
+def fault_run(*arguments: str) -> dict:
+    command = [sys.executable, "-m", "benchmarks.faults", *arguments]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+@HAS_FORK
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(processes):
+    figures = fault_run("--kills", "3", "--processes", processes, "--seed", "1")
+    assert figures["kills"] == 3
+    assert figures["while saving"] >= 1
+    assert figures["lines compared"] >= 8
+
+
+@HAS_FORK
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "workers"), [("1", "0"), ("1", "2"), ("2", "0")])
+def test_twenty_kills_change_nothing(processes, workers):
+    figures = fault_run("--kills", "20", "--processes", processes, "--workers", workers, "--seed", "2")
+    assert figures["kills"] >= 18  # the run may end before the last ones
+    assert figures["while saving"] >= 5
+
+
+# Checkpoints
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(argv, tmp_path, capsys):
+    expected = calm_ending(argv(), tmp_path)
+    assert main(argv()) == 0
+    run = tmp_path / "run"
+    (run / "model").rename(tmp_path / "model")
+    optimizer = run / "checkpoint-24" / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-1])
+    capsys.readouterr()
+    assert main(argv()) == 0
+    shown = capsys.readouterr()
+    assert re.search(r"checkpoint-24 is set aside as set-aside-checkpoint-24-1: optimizer\.pt has .* bytes", shown.err)
+    assert "resumed from checkpoint-21" in shown.out
+    assert faults.ending(run) == expected
+
+
+def test_no_whole_checkpoint_is_an_error_and_no_fresh_start(argv, tmp_path, capsys):
+    assert main(argv()) == 0
+    run = tmp_path / "run"
+    (run / "model").rename(tmp_path / "model")
+    for checkpoint in run.glob("checkpoint-*"):
+        (checkpoint / "scheduler.pt").unlink()
+    before = (run / "metrics.jsonl").read_text()
+    assert main(argv()) == 2
+    assert "has no checkpoint to go on from" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_resume_names_a_checkpoint_or_refuses_any(argv, tmp_path, capsys):
+    expected = calm_ending(argv(), tmp_path)
+    assert main(argv()) == 0
+    run = tmp_path / "run"
+    (run / "model").rename(tmp_path / "model")
+    assert main([*argv(), "--resume", "never"]) == 2
+    assert "--resume is never" in capsys.readouterr().err
+    assert main([*argv(), "--resume", str(run / "checkpoint-99")]) == 2
+    assert "checkpoint-99 cannot be used: it is no folder" in capsys.readouterr().err
+    assert main([*argv(), "--resume", str(run / "checkpoint-14")]) == 0
+    assert "checkpoint-21 is set aside as" in capsys.readouterr().err
+    assert faults.ending(run) == expected
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(argv, tmp_path, caplog):
+    expected = calm_ending(argv(), tmp_path)
+    run = tmp_path / "run"
+    publish = ReliableTrainer._save_checkpoint
+
+    def with_little_space(trainer, model, trial):
+        """From the first checkpoint's weights on, no file of its may grow beyond 64 KiB: they are 145 KiB large."""
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if trainer.state.global_step == 7:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+        try:
+            publish(trainer, model, trial)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        if trainer.state.global_step == 7:
+            assert not list(run.glob("*checkpoint*"))
+            assert not (run / ".saving").exists()
+
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ReliableTrainer, "_save_checkpoint", with_little_space)
+            assert main(argv()) == 0
+    finally:
+        signal.signal(signal.SIGXFSZ, previous)
+    assert caplog.text.count("checkpoint-7 could not be saved, training goes on") == 1
+    assert {path.name for path in run.glob("*checkpoint*")} == {"checkpoint-14", "checkpoint-21", "checkpoint-24"}
+    assert faults.ending(run) == expected
+
+
+# Numbers that are none
+
+
+def poison(monkeypatch, steps: set[int]) -> None:
+    """Makes the second micro-batch of these steps give a gradient that is not a number."""
+    training_step = ReliableTrainer.training_step
+    calls = []
+
+    def poisoned(trainer, model, inputs, *rest):
+        loss = training_step(trainer, model, inputs, *rest)
+        calls.append(1)
+        if trainer.state.global_step + 1 in steps and len(calls) % 2 == 0:
+            next(model.parameters()).grad[3, 5] = torch.nan
+            loss = loss * torch.nan
+        return loss
+
+    monkeypatch.setattr(ReliableTrainer, "training_step", poisoned)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_changes_a_weight(argv, tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        poison(patch, {17})
+        assert main(argv()) == 1
+    errors = capsys.readouterr().err
+    assert "training broke down in step 17: the gradient norm is nan; no weight was changed by it" in errors
+    assert "the last checkpoint is checkpoint-14" in errors
+    assert not (tmp_path / "run" / "model").exists()
+    assert main(argv()) == 0  # without the poison, from there
+    assert "resumed from checkpoint-14" in capsys.readouterr().out
+
+
+def test_such_steps_can_be_left_out_so_many_in_a_row(argv, tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        poison(patch, {3, 4, 10})
+        assert main(argv(max_skipped_steps=2, logging_steps=1)) == 0
+    lines = [line for line in read_metrics(tmp_path / "run") if "learning_rate" in line]
+    assert [line["step"] for line in lines] == [step for step in range(1, 25) if step not in (3, 4, 10)]
+    assert [line["skipped_steps"] for line in lines][:4] == [0, 0, 2, 2]
+    assert lines[-1]["skipped_steps"] == 3
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
+    with monkeypatch.context() as patch:
+        poison(patch, {3, 4, 5})
+        assert main(argv(max_skipped_steps=2, output_dir=tmp_path / "other")) == 1
+    assert "broke down in step 5" in capsys.readouterr().err
+
+
+def test_a_step_that_is_left_out_changes_no_weight(argv, tmp_path, monkeypatch):
+    seen = []
+    step_end = ReliableTrainer._get_grad_norm
+
+    def remember(trainer, *arguments, **options):
+        seen.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
+        return step_end(trainer, *arguments, **options)
+
+    poison(monkeypatch, {5})
+    monkeypatch.setattr(ReliableTrainer, "_get_grad_norm", remember)
+    assert main(argv(max_skipped_steps=1, weight_decay=0.1)) == 0
+    assert all(torch.equal(tensor, seen[5][name]) for name, tensor in seen[4].items())  # before steps 5 and 6
+    assert not torch.equal(seen[5]["model.norm.weight"], seen[6]["model.norm.weight"])
+
+
+# Signals
+
+
+def signalled(argv: list[str], tmp_path: Path, processes: int, number: int, when: str) -> list[int]:
+    """Exit codes of a run of which one process got a signal, at a step or in an evaluation."""
+    run = tmp_path / "run"
+    children = faults.start(argv, processes, tmp_path / "log.txt")
+
+    def reached() -> bool:
+        return any(when in line and line["step"] >= 5 for line in read_metrics(run))
+
+    assert faults.wait_until(reached, children, 60), (tmp_path / "log.txt").read_text()[-2000:]
+    os.kill(children[-1], number)
+    return faults.wait(children)
+
+
+SIGNALS = """
+import os, sys
+from pathlib import Path
+from tests.test_faults import signalled
+workplace = Path(sys.argv[1])
+print(signalled(sys.argv[4:], workplace, int(sys.argv[2]), int(sys.argv[3]), "loss"))
+"""
+
+
+@HAS_FORK
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_process_saves_the_step_and_ends_all(number, processes, argv, tmp_path):
+    command = argv(processes, max_steps=3000, decay_steps=10)
+    arguments = [str(tmp_path), str(processes), str(int(number)), *command]
+    finished = subprocess.run(
+        [sys.executable, "-c", SIGNALS, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    log = (tmp_path / "log.txt").read_text()
+    assert finished.stdout.splitlines()[-1:] == [str([128 + number] * processes)], finished.stderr + log[-2000:]
+    (name,) = re.findall(r"the same command goes on from (checkpoint-\d+)\n", log)
+    newest = max((tmp_path / "run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert newest.name == name
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("evaluation", [1, 2, 3])
+def test_a_stop_during_an_evaluation_is_made_up_for(evaluation, argv, tmp_path, monkeypatch, capsys):
+    command = argv(per_device_eval_batch_size=1)
+    expected = calm_ending(command, tmp_path)
+    predicted = []
+
+    def interrupt(handler, *rest):
+        predicted.append(1)
+        if len(predicted) == 3 + 9 * (evaluation - 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rest[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.trainer_callback.CallbackHandler.on_prediction_step", interrupt)
+        assert main(command) == 143
+    assert "the same command goes on from checkpoint-" in capsys.readouterr().err
+    assert main(command) == 0
+    assert faults.ending(tmp_path / "run") == expected
+
+
+# Another command, another recipe
+
+
+def test_a_second_command_is_refused_while_the_first_lives(argv, tmp_path, capsys):
+    command = argv(max_steps=3000, decay_steps=10)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "run.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert main(command) == 2
+        assert "is in use by another command" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.wait()
+    assert main([*command, "--allow_changed", "horizon", "--max_steps", "12"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "group"),
+    [
+        ({"tokens_per_step": 512}, "batch"),
+        ({"per_device_train_batch_size": 2}, "batch"),
+        ({"max_steps": 30}, "horizon"),
+        ({"learning_rate": 2e-3}, "horizon"),
+        ({"shuffle": False}, "data"),
+        ({"save_steps": 5}, "other"),
+    ],
+)
+def test_changes_are_refused_by_name_with_the_flag_that_allows_them(options, group, argv, tmp_path, capsys):
+    assert main(argv()) == 0
+    (tmp_path / "run" / "model").rename(tmp_path / "model")
+    capsys.readouterr()
+    assert main(argv(**options)) == 2
+    errors = capsys.readouterr().err
+    (name,) = options
+    assert f"belongs to a run with another {group} ({name} was" in errors
+    assert f"--allow_changed {group}" in errors
+    assert main([*argv(**options), "--allow_changed", group]) == 0
+
+
+def test_another_model_is_never_allowed(argv, tmp_path, capsys):
+    assert main(argv()) == 0
+    assert main([*argv(hidden_size=64), "--allow_changed", "other,horizon"]) == 2
+    errors = capsys.readouterr().err
+    assert "another model (hidden_size was 32, now 64" in errors
+    assert "--allow_changed" not in errors
