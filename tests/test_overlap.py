@@ -16,6 +16,9 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def release(self) -> None:
+        self.released = True
+
     def __getitem__(self, window: slice) -> np.ndarray:
         return self.ids[window].astype(np.int64)
 
@@ -44,12 +47,14 @@ def test_copied_windows_are_found_wherever_they_lie(together, monkeypatch):
     train[700:749] = test[200:249]  # one token less than a window
     train[900:950] = test[325:375]  # across two windows
     train[1000:1050] = test[:50]
-    found = measure_overlap(Tokens(train), {"validation": Tokens(validation), "test": Tokens(test)})
+    in_memory = Tokens(train)
+    found = measure_overlap(in_memory, {"validation": Tokens(validation), "test": Tokens(test)})
     assert found == {
         "window_tokens": WINDOW,
         "validation": {"windows": 10, "in_train": 2},
         "test": {"windows": 10, "in_train": 1},
     }
+    assert in_memory.released
     assert describe_overlap(found).endswith("2 of the validation part's 10, 1 of the test part's 10")
 
 

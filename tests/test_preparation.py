@@ -113,13 +113,11 @@ def test_a_crash_at_any_write_to_disk_changes_nothing(fields, run_config, small,
     assert crashes >= 8
 
 
-# Imports inside, because the encoding processes import a script, though not `python -m training`.
 PROGRAM = """
-if __name__ == "__main__":
-    import sys
-    from training import preparation, shard_writer, tokenize
-    shard_writer.TOKENS_PER_SHARD, preparation.BATCH_CHARACTERS, preparation.SECONDS_BETWEEN_STATES = 1000, 1500, 0
-    sys.exit(tokenize.main(sys.argv[1:]))
+import sys
+from training import preparation, shard_writer, tokenize
+shard_writer.TOKENS_PER_SHARD, preparation.BATCH_CHARACTERS, preparation.SECONDS_BETWEEN_STATES = 1000, 1500, 0
+sys.exit(tokenize.main(sys.argv[1:]))
 """
 
 

@@ -4,15 +4,17 @@ Text to token ids, in several processes and in order.
 What a worker imports is small, and a worker ends with the process that started it, however that ends.
 """
 
-import multiprocessing
 import os
+import pickle
 import queue
-import signal
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,18 +60,20 @@ class BatchEncoder:
         }
 
 
-def _work(connection: Connection, core: str, dtype: str, eos_token_id: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the first one decides
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+def serve() -> None:
+    """The work of one process: settings first, then batches from standard input, answers to standard output."""
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    core, dtype, eos_token_id = pickle.load(requests)
     restored = Tokenizer.from_str(core)
     restored.encode_special_tokens = True  # which is not part of the text form
     encode = BatchEncoder(restored, dtype, eos_token_id)
     while True:
         try:
-            batch = connection.recv()
+            batch = pickle.load(requests)
         except EOFError:  # nobody holds the other end any more
             return
-        connection.send(encode(batch))
+        pickle.dump(encode(batch), answers)
+        answers.flush()
 
 
 class EncodingProcesses:
@@ -77,18 +81,25 @@ class EncodingProcesses:
 
     def __init__(self, encode: BatchEncoder, processes: int):
         self._encode_here = encode
-        # Not forked: threads of PyTorch and tokenizers would be cut off in the middle of what they do.
-        context = multiprocessing.get_context("spawn")
-        self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
-        self._processes = []
-        for _ in range(processes if processes > 1 else 0):
-            ours, theirs = context.Pipe()
-            arguments = (theirs, encode.core.to_str(), encode.dtype, encode.eos_token_id)
-            process = context.Process(target=_work, args=arguments, daemon=True)
-            process.start()
-            theirs.close()  # so that reading fails when the process is gone
-            self._processes.append(process)
-            self._idle.put(ours)
+        self._settings = (encode.core.to_str(), encode.dtype, encode.eos_token_id)
+        self._idle: queue.SimpleQueue[tuple[subprocess.Popen, bool]] = queue.SimpleQueue()
+        # Not forked, since threads of PyTorch and tokenizers would be cut off in the middle of what they do; and not by
+        # multiprocessing, whose new processes import the program that starts them, PyTorch and all.
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+        paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        self._processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                process_group=0,  # Ctrl-C is for the process that started it
+            )
+            for _ in range(processes if processes > 1 else 0)
+        ]
+        for process in self._processes:
+            self._idle.put((process, False))
         self._threads = ThreadPoolExecutor(processes)
 
     def __enter__(self) -> "EncodingProcesses":
@@ -96,10 +107,13 @@ class EncodingProcesses:
 
     def __exit__(self, *exception: Any) -> None:
         for process in self._processes:
-            process.terminate()
+            process.kill()
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
-            process.join()
+            with suppress(BrokenPipeError):  # of a batch that nobody will read
+                process.stdin.close()
+            process.stdout.close()
+            process.wait()
 
     def encode_in_order(self, batches: Iterable[tuple[list, Tag]]) -> Iterator[tuple[dict[str, Encoded], Tag]]:
         """Encodes `(batch, tag)` pairs and gives `(encoded, tag)`. Reads few batches ahead, so memory is constant.
@@ -120,15 +134,17 @@ class EncodingProcesses:
             yield future.result(), done
 
     def _encode(self, batch: list) -> dict[str, Encoded]:
-        connection = self._idle.get()
+        process, has_settings = self._idle.get()
         try:
-            connection.send(batch)
-            encoded = connection.recv()
-        except (EOFError, OSError):
+            if not has_settings:
+                pickle.dump(self._settings, process.stdin)
+            pickle.dump(batch, process.stdin)
+            process.stdin.flush()
+            return pickle.load(process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError):
             raise ChildProcessError(
                 "a process that encodes text was ended, perhaps for want of memory: "
                 "the same command goes on; a smaller tokenize_processes needs less"
             ) from None
         finally:
-            self._idle.put(connection)
-        return encoded
+            self._idle.put((process, True))

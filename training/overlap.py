@@ -11,6 +11,7 @@ WINDOW = 50  # tokens (Lee et al., 2022, "Deduplicating Training Data Makes Lang
 # Evenly spread over a longer part, so that memory stays constant.
 MAX_WINDOWS = 2**16
 TOKENS_TOGETHER = 2**18
+CHUNKS_MAPPED = 32
 # Any odd number with well mixed bits serves as the base of a rolling hash modulo 2^64.
 BASE = 0x9E3779B97F4A7C15
 TABLE_BITS = 22
@@ -70,6 +71,8 @@ def measure_overlap(train: TokenVector, held_out: dict[str, TokenVector], progre
             places = np.minimum(np.searchsorted(keys, candidates), len(keys) - 1)
             occurs[places[keys[places] == candidates]] = True
             bar.update(min(TOKENS_TOGETHER, len(train) - start))
+            if start // TOKENS_TOGETHER % CHUNKS_MAPPED == 0:
+                train.release()
 
     parts = {
         part: {"windows": len(hashes), "in_train": int(occurs[np.searchsorted(keys, hashes)].sum())}

@@ -58,6 +58,10 @@ class TokenVector:
             start, shard = end, shard + 1
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
 
+    def release(self) -> None:
+        """Unmaps the files until they are asked for again: what was read of them counts as this process' memory."""
+        self._open.clear()
+
     def _tokens(self, shard: int) -> Any:
         if shard not in self._open:
             self._open[shard] = safe_open(self._files[shard], framework="numpy").get_slice("tokens")

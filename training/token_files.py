@@ -30,6 +30,7 @@ NAMES = ("train.safetensors", "validation.safetensors")
 TEST_OFFSET = 50_000_000
 TEST_TOKENS = 3_200 * 6 * 1_024 + 1
 TOKENS_TOGETHER = 2**20
+CHUNKS_MAPPED = 8
 SAMPLES, SAMPLE_BYTES = 64, 4096
 
 
@@ -157,6 +158,8 @@ def _count(tokens: TokenVector, byte_lengths: np.ndarray, eos_token_id: int) -> 
             utf8_bytes += int(byte_lengths[ids].sum())
             documents += int((ids == eos_token_id).sum())
             progress.update(len(ids))
+            if start // TOKENS_TOGETHER % CHUNKS_MAPPED == 0:
+                tokens.release()
     return {"utf8_bytes": utf8_bytes, "documents": documents}
 
 
