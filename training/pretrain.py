@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -175,6 +176,11 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
         trainer.optimizer = trainer.lr_scheduler = None
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise _refusal(error) from error
+    if _wants_fsdp(args) and trainer.accelerator.distributed_type != DistributedType.FSDP:
+        raise InputError(
+            f"FSDP was asked for, but Accelerate has chosen {trainer.accelerator.distributed_type.value} here: use "
+            "several GPUs, or launch without FSDP"
+        )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     keep_tensorboard_in(run.path, trainer)
@@ -203,12 +209,13 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
             print(f"the same command goes on from {newest.name if newest else 'the start'}", file=sys.stderr)
         raise
 
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # from all processes, where it is in shards
     if leads:
         tokens = max_steps * recipe.run.tokens_per_step
         first = next((line for line in read_metrics(run.path) if line["step"] == 0 and "eval_loss" in line), {})
         # Last of all comes the folder's final name: a run with a model is finished.
         with atomic_folder(run.model) as folder:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=state_dict)
             shards.tokenizer.save_pretrained(folder)
             charts.redraw()
             run.finish(
@@ -264,6 +271,11 @@ def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collectio
     for line in lines:
         print(line, file=sys.stderr)
     return str(checkpoint)
+
+
+def _wants_fsdp(args: TrainingArguments) -> bool:
+    """Whether a recipe or `accelerate launch` asks for sharded weights, optimizer and gradients."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def _agree(value: str | None) -> str | None:
