@@ -128,6 +128,9 @@ def _peak_of_tree(process: subprocess.Popen) -> float:
     ended.start()
     while ended.is_alive():
         children = _read(f"/proc/{process.pid}/task/{process.pid}/children").split()
+        # A child that is just being started still has its parent's memory, which must not count twice.
+        program = _read(f"/proc/{process.pid}/cmdline")
+        children = [number for number in children if _read(f"/proc/{number}/cmdline") != program]
         peak = max(peak, sum(_resident(number) for number in [str(process.pid), *children]))
         time.sleep(0.05)
     return peak
