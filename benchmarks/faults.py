@@ -1,11 +1,13 @@
 """
-Kills training runs with SIGKILL, again and again, and compares their end with that of a run that nobody disturbed.
+Stops training runs with a signal, again and again, and compares their end with that of a run that nobody disturbed.
 
-The same command is started after each kill. At the end the weights must be equal bit for bit, and so must the lines of
-metrics.jsonl but for times and rates. A third of the kills wait for a checkpoint to be half written. Run from the
-clone's root; needs a system with fork:
+The same command is started after each. SIGKILL hits all processes at any moment, a third of the times while a
+checkpoint is half written; SIGTERM and SIGINT hit one process while it trains, and all must exit with 128 + the signal.
+At the end the weights must be equal bit for bit, and so must the lines of metrics.jsonl but for times and rates. Run
+from the clone's root; needs a system with fork:
 
     python -m benchmarks.faults --kills 20 --processes 2
+    python -m benchmarks.faults --kills 20 --signal TERM
 """
 
 import argparse
@@ -82,6 +84,7 @@ def start(argv: list[str], processes: int, log: Path) -> list[int]:
         if child:
             children.append(child)
             continue
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -121,8 +124,10 @@ def ending(run: Path) -> tuple[str, list[dict]]:
     return weights, lines
 
 
-def survive(workplace: Path, kills: int, processes: int, workers: int, steps: int, seed: int) -> dict[str, int]:
-    """Runs undisturbed, then with kills; returns figures.
+def survive(
+    workplace: Path, number: signal.Signals, kills: int, processes: int, workers: int, steps: int, seed: int
+) -> dict[str, int]:
+    """Runs undisturbed, then with so many signals of this number; returns figures.
 
     Raises:
         RuntimeError: the two runs end differently, or a run ends by itself with an error.
@@ -144,8 +149,11 @@ def survive(workplace: Path, kills: int, processes: int, workers: int, steps: in
     figures = {"kills": 0, "while saving": 0, "starts": 1, "resumed": 0}
     children = start(argv, processes, log)
     while figures["kills"] < kills:
-        while_saving = figures["kills"] % 3 == 2
-        if while_saving:
+        if number != signal.SIGKILL:
+            before = len(read_metrics(run))
+            lived = wait_until(lambda before=before: len(read_metrics(run)) > before, children, 600)
+            time.sleep(moments.uniform(0, training_seconds / kills))
+        elif figures["kills"] % 3 == 2:
             lived = wait_until(lambda: (run / STAGING).exists(), children, 600)
             time.sleep(moments.uniform(0, 0.01))
         else:
@@ -154,9 +162,14 @@ def survive(workplace: Path, kills: int, processes: int, workers: int, steps: in
             if any(wait(children)):
                 raise RuntimeError(f"a run failed by itself: {log.read_text()[-2000:]}")
             break
-        for child in moments.sample(children, len(children)):
-            os.kill(child, signal.SIGKILL)
-        wait(children)
+        killed = number == signal.SIGKILL
+        for child in moments.sample(children, len(children) if killed else 1):
+            os.kill(child, number)
+        codes = wait(children)
+        if not any(codes):  # finished in the meantime
+            break
+        if codes != [-number if killed else 128 + number] * processes:
+            raise RuntimeError(f"exit codes {codes} after {number.name}: {log.read_text()[-2000:]}")
         figures["kills"] += 1
         figures["while saving"] += (run / STAGING).exists()
         figures["starts"] += 1
@@ -173,10 +186,11 @@ def survive(workplace: Path, kills: int, processes: int, workers: int, steps: in
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.faults",
-        description="Kills a training run and checks that it ends as if nothing had happened.",
+        description="Stops a training run by signals and checks that it ends as if nothing had happened.",
         allow_abbrev=False,
     )
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--signal", choices=["KILL", "TERM", "INT"], default="KILL")
     parser.add_argument("--processes", type=int, choices=[1, 2], default=1)
     parser.add_argument("--workers", type=int, default=0, help="processes that load data, for each process that trains")
     parser.add_argument("--steps", type=int, help="of the whole run (default: 12 for each kill)")
@@ -184,7 +198,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     steps = args.steps or 12 * args.kills
     with tempfile.TemporaryDirectory() as workplace:
-        figures = survive(Path(workplace), args.kills, args.processes, args.workers, steps, args.seed)
+        number = signal.Signals[f"SIG{args.signal}"]
+        figures = survive(Path(workplace), number, args.kills, args.processes, args.workers, steps, args.seed)
     print(json.dumps(figures | {"same weights": True, "same metrics": True}))
     return 0
 

@@ -63,6 +63,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from modeling_gpt_scratch import GPTScratchForCausalLM
+from training.optimizers import MuonWithAuxiliary
 
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/store", rank=0, world_size=1)
@@ -89,8 +90,13 @@ def shard(model, wrapping):
     return fsdp2_prepare_model(accelerator, model)
 
 
-def train(model, skip_logits):
+def train(model, skip_logits, muon=False):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if muon:
+        in_layers = [parameter for parameter in model.model.layers.parameters() if parameter.ndim == 2]
+        known = {id(parameter) for parameter in in_layers}
+        others = [parameter for parameter in model.parameters() if id(parameter) not in known]
+        optimizer = MuonWithAuxiliary(in_layers, torch.optim.AdamW(others, lr=1e-2), lr=0.02, weight_decay=0.0)
     input_ids = torch.randint(128, (2, 16), generator=torch.Generator().manual_seed(0))
     losses = []
     for _ in range(4):
@@ -113,6 +119,11 @@ for (tied, wrapping), skip_logits in itertools.product(ways, (True, False)):
         "losses": train(model, skip_logits),
         "expected": train(GPTScratchForCausalLM.from_pretrained(folder), False),
     }
+model = shard(GPTScratchForCausalLM.from_pretrained(folder), "torch")
+reports["muon"] = {
+    "losses": train(model, True, muon=True),
+    "expected": train(GPTScratchForCausalLM.from_pretrained(folder), True, muon=True),
+}
 torch.distributed.destroy_process_group()
 print(json.dumps(reports))
 """
@@ -225,3 +236,10 @@ def test_a_sharded_model_trains_as_a_whole_one(tiny_model, sharded, tied, wrappi
     assert inside_layers == {"model.layers.0", "model.layers.1"}
     assert report["losses"] == pytest.approx(report["expected"], rel=1e-5)
     assert report["losses"][-1] < report["losses"][0]
+
+
+@pytest.mark.slow
+def test_muon_trains_a_sharded_model_as_a_whole_one(sharded):
+    report = sharded["muon"]
+    assert report["losses"] == pytest.approx(report["expected"], rel=1e-4)  # it rounds to bf16
+    assert report["losses"][-1] < report["losses"][0] - 0.1

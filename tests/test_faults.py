@@ -71,8 +71,18 @@ def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(processes):
 @pytest.mark.parametrize(("processes", "workers"), [("1", "0"), ("1", "2"), ("2", "0")])
 def test_twenty_kills_change_nothing(processes, workers):
     figures = fault_run("--kills", "20", "--processes", processes, "--workers", workers, "--seed", "2")
-    assert figures["kills"] >= 18  # the run may end before the last ones
-    assert figures["while saving"] >= 5
+    assert figures["kills"] >= 15  # the run may end before the last ones
+    assert figures["while saving"] >= 4
+
+
+@HAS_FORK
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_run_that_is_asked_to_stop_ends_bit_for_bit_like_an_undisturbed_one(processes, name):
+    figures = fault_run("--kills", "4", "--steps", "200", "--signal", name, "--processes", processes)
+    assert figures["kills"] >= 3
+    assert figures["resumed"] == figures["kills"]
 
 
 # Checkpoints
@@ -327,3 +337,55 @@ def test_another_model_is_never_allowed(argv, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert "another model (hidden_size was 32, now 64" in errors
     assert "--allow_changed" not in errors
+
+
+# The order of the data
+
+
+ORDER = """
+import os, sys
+from pathlib import Path
+from benchmarks import faults
+from training.monitoring import read_metrics
+from training.reliability import ReliableTrainer
+
+workplace, processes, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+training_step = ReliableTrainer.training_step
+name = "calm"
+
+
+def note(trainer, model, inputs, *rest):
+    with (workplace / f"{name}-{os.environ.get('RANK', '0')}.txt").open("a") as stream:
+        print(trainer.state.global_step, inputs["input_ids"].tolist(), file=stream)
+    return training_step(trainer, model, inputs, *rest)
+
+
+ReliableTrainer.training_step = note
+log = workplace / "log.txt"
+command = faults.command(workplace, name, processes, workers, 60)
+assert faults.wait(faults.start(command, processes, log)) == [0] * processes, log.read_text()[-2000:]
+name = "stopped"
+command = faults.command(workplace, name, processes, workers, 60)
+children = faults.start(command, processes, log)
+assert faults.wait_until(lambda: len(read_metrics(workplace / name)) >= 3, children, 60)
+os.kill(children[0], 15)
+assert faults.wait(children) == [143] * processes, log.read_text()[-2000:]
+assert faults.wait(faults.start(command, processes, log)) == [0] * processes, log.read_text()[-2000:]
+"""
+
+
+@HAS_FORK
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 0), pytest.param(2, 2, marks=pytest.mark.slow)])
+def test_the_data_come_in_the_same_order_after_a_stop(processes, workers, tmp_path):
+    faults.write_corpus(tmp_path / "corpus")
+    arguments = [str(tmp_path), str(processes), str(workers)]
+    finished = subprocess.run(
+        [sys.executable, "-c", ORDER, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    for rank in range(processes):
+        calm, stopped = ((tmp_path / f"{name}-{rank}.txt").read_text().splitlines() for name in ("calm", "stopped"))
+        assert len(calm) == 60 * 2
+        assert stopped == calm
+    if processes == 2:
+        assert (tmp_path / "calm-0.txt").read_text() != (tmp_path / "calm-1.txt").read_text()

@@ -1,6 +1,7 @@
 """`per_device_train_batch_size: auto`: the largest micro-batch that fits, at exactly the recipe's batch."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -144,4 +145,4 @@ print("found", micro_batch.choose_micro_batch(recipe(), 2, None), flush=True)
         timeout=120,
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
     )
-    assert result.stdout.split() == ["found", "6"] * 2, result.stderr
+    assert re.findall("found|[0-9]+", result.stdout).count("6") == 2, result.stderr  # the two may print at once

@@ -158,7 +158,8 @@ def test_the_same_command_goes_on_after_sigkill_and_gives_the_same_bytes(kills, 
             time.sleep(0.01)
     assert killed >= 2
     last = start(tmp_path / "data")
-    assert "going on after" in last.communicate(timeout=120)[0]
+    said = last.communicate(timeout=120)[0]
+    assert "going on after" in said or killed < kills  # it was finished before all kills
     (found,) = (tmp_path / "data").iterdir()
     assert contents(found) == contents(whole)
 

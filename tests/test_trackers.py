@@ -52,7 +52,7 @@ def test_tensorboard_gets_every_figure_of_a_training_line(tmp_path, monkeypatch)
 
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     lines = [line for line in read_metrics(tmp_path / "run") if "loss" in line]
-    for name in TRAINING_FIGURES:
+    for name in set(TRAINING_FIGURES) - {"skipped_steps"}:  # a run that may not skip steps does not count them
         seen = [(event.step, event.value) for event in events.Scalars(f"train/{name}")]
         assert seen == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines]  # kept as fp32
     assert [event.step for event in events.Scalars("eval/bits_per_byte")][:2] == [2, 4]
