@@ -240,11 +240,9 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
                 )
             position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, columns]  # (B, T)
         self._check_lengths(query_length, past_length, position_ids, past_key_values)
-        if position_ids is None:
-            position_ids = (torch.arange(query_length, device=inputs_embeds.device) + past_length)[None]  # (1, T)
 
         # Before the new cache is made: packed documents are recognised only where there is none, and a cache that is
-        # still empty does not change the mask.
+        # still empty does not change the mask. Before default positions are, which need not be searched for restarts.
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -252,6 +250,8 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )  # (B, 1, T, S), or None where the attention function needs none
+        if position_ids is None:
+            position_ids = (torch.arange(query_length, device=inputs_embeds.device) + past_length)[None]  # (1, T)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoints import MANIFEST, Checkpoints, fingerprint_of, problems_of
+from training.checkpoints import MANIFEST, Checkpoints, manifest_of, problems_of
 from training.errors import InputError
 
 FINGERPRINT = {"batch": {"tokens_per_step": 256}}
@@ -34,9 +34,11 @@ def test_a_published_checkpoint_is_whole_and_says_what_it_belongs_to(checkpoints
     checkpoint = save(checkpoints, 7)
     assert names(tmp_path) == {"checkpoint-7"}
     assert problems_of(checkpoint) == []
-    assert fingerprint_of(checkpoint) == FINGERPRINT
-    files = json.loads((checkpoint / MANIFEST).read_text())["files"]
-    assert {name: record["bytes"] for name, record in files.items()} == {n: len(c) for n, c in FILES.items()}
+    manifest = manifest_of(checkpoint)
+    assert (manifest["step"], manifest["fingerprint"]) == (7, FINGERPRINT)
+    assert {name: record["bytes"] for name, record in manifest["files"].items()} == {
+        n: len(c) for n, c in FILES.items()
+    }
 
 
 def test_nothing_has_a_checkpoints_name_before_it_is_complete(checkpoints, monkeypatch):

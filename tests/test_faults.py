@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,7 +125,8 @@ def test_resume_names_a_checkpoint_or_refuses_any(argv, tmp_path, capsys):
     assert "--resume is never" in capsys.readouterr().err
     assert main([*argv(), "--resume", str(run / "checkpoint-99")]) == 2
     assert "checkpoint-99 cannot be used: it is no folder" in capsys.readouterr().err
-    assert main([*argv(), "--resume", str(run / "checkpoint-14")]) == 0
+    copy = shutil.copytree(run / "checkpoint-14", tmp_path / "a copy")
+    assert main([*argv(), "--resume", str(copy)]) == 0
     assert "checkpoint-21 is set aside as" in capsys.readouterr().err
     assert faults.ending(run) == expected
 

@@ -50,9 +50,9 @@ def problems_of(checkpoint: Path) -> list[str]:
     return problems
 
 
-def fingerprint_of(checkpoint: Path) -> dict[str, Any]:
-    """What the run of a checkpoint was trained on, as it was given to `Checkpoints`."""
-    return json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["fingerprint"]
+def manifest_of(checkpoint: Path) -> dict[str, Any]:
+    """A whole checkpoint's `step`, the `fingerprint` that was given to `Checkpoints`, and its `files`."""
+    return json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
 
 
 class Checkpoints:

@@ -22,7 +22,7 @@ from modeling_gpt_scratch.atomic_folder import atomic_folder
 
 from .batches import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
 from .charts import LiveCharts
-from .checkpoints import Checkpoints, fingerprint_of, problems_of, step_of
+from .checkpoints import Checkpoints, manifest_of, problems_of, step_of
 from .corpus import SPLITS
 from .dry_run import print_plan
 from .errors import InputError
@@ -126,11 +126,11 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
         settings["ddp_find_unused_parameters"] = False  # there are none, and looking for them costs time every step
     try:
         args = TrainingArguments(**settings)
-        with args.main_process_first():  # it prepares what the others then find; also joins the processes
-            say = print if leads else _say_nothing
-            shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=say, verify=verify_data and leads)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise _refusal(error) from error
+    with args.main_process_first():  # it prepares what the others then find; also joins the processes
+        say = print if leads else _say_nothing
+        shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=say, verify=verify_data and leads)
     document_start = shards.tokenizer.eos_token_id if recipe.run.document_masking else None
     train_windows = TokenWindows(shards.tokens("train"), length, document_start=document_start)
     held_out = {part: TokenWindows(shards.tokens(part), length, True, document_start) for part in SPLITS[1:]}
@@ -257,10 +257,10 @@ def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collectio
         problems = problems_of(checkpoint) if checkpoint.is_dir() else ["it is no folder"]
         if problems:
             raise InputError(f"--resume {resume} cannot be used: {'; '.join(problems)}")
-        lines = checkpoints.set_aside_after(step_of(checkpoint))
+        lines = []
     if checkpoint is None:
         return None
-    then = fingerprint_of(checkpoint)
+    then = manifest_of(checkpoint)["fingerprint"]
     changes = {
         name: (group, then.get(group, {}).get(name), value)
         for group, values in checkpoints.fingerprint.items()
@@ -268,7 +268,7 @@ def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collectio
         if then.get(group, {}).get(name) != value
     }
     refuse_changes(changes, allowed, str(checkpoint))
-    for line in lines:
+    for line in [*lines, *checkpoints.set_aside_after(manifest_of(checkpoint)["step"])]:
         print(line, file=sys.stderr)
     return str(checkpoint)
 
