@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= train,finetune,evaluate,export,quantize,serve,track,dev
+EXTRAS ?= train,data,finetune,evaluate,export,quantize,serve,track,dev
 PY := $(VENV)/bin/python
 
 .PHONY: demo test lint environment
@@ -12,8 +12,9 @@ demo: $(VENV)/.installed-train
 	$(PY) -m training pretrain configuration/recipes/demo.yaml
 	$(PY) -m training generate runs/demo/model --prompt "def " --max_new_tokens 100 --seed 1
 
+# Most tests wait for a process of their own, so three at a time suit two cores.
 test: environment
-	$(PY) -m pytest
+	$(PY) -m pytest -n 3 --dist worksteal
 
 lint: environment
 	$(PY) -m ruff check .

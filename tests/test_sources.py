@@ -36,7 +36,11 @@ def test_compressed_lines_are_read_as_plain_ones(tmp_path):
     assert open_corpus(run).name == "a"
 
 
-@pytest.mark.parametrize("content", [gzip.compress(json_lines(["long " * 999]))[:-20], json_lines(["plain"]), b""])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(json_lines(["long " * 999]), mtime=0)[:-20], json_lines(["plain"]), b""],
+    ids=["cut off", "not compressed", "empty"],
+)
 def test_damaged_compression_is_refused_by_name(content, tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(content)
     if content:
