@@ -20,6 +20,7 @@ import socket
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +96,8 @@ def start(argv: list[str], processes: int, log: Path) -> list[int]:
         try:
             torch.set_num_threads(1)
             code = training(argv)
+        except BaseException:  # else the exit below would hide it
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

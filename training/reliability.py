@@ -123,6 +123,11 @@ class ReliableTrainer(Trainer):
         flag = torch.tensor(int(condition), device=self.args.device)
         return bool(self.accelerator.reduce(flag, reduction="sum"))
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # In the oldest supported versions, several processes on CPUs ask for tensors on "cpu:0", unknown to torch.
+        torch.serialization.register_package(0, lambda storage: None, _stay_on_cpu)
+        super()._load_optimizer_and_scheduler(checkpoint)
+
     def _progress(self) -> dict[str, Any]:
         """What the library forgets between two logged lines, and we between two steps."""
         return {
@@ -168,6 +173,10 @@ class _StepBoundary(TrainerCallback):
         self.trainer.evaluation_is_due = False
         if self.trainer.stop.agreed(args.device):
             self.trainer.stop_here(evaluation_is_due=control.should_evaluate)
+
+
+def _stay_on_cpu(storage: Any, location: str) -> Any:
+    return storage if location.startswith("cpu:") else None
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
