@@ -6,6 +6,7 @@ orderly stop, and a resumed run that is the uninterrupted one, bit for bit.
 import json
 import logging
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ class ReliableTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         # In the oldest supported versions, several processes on CPUs ask for tensors on "cpu:0", unknown to torch.
-        torch.serialization.register_package(0, lambda storage: None, _stay_on_cpu)
+        _know_numbered_cpus()
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _progress(self) -> dict[str, Any]:
@@ -175,8 +176,11 @@ class _StepBoundary(TrainerCallback):
             self.trainer.stop_here(evaluation_is_due=control.should_evaluate)
 
 
-def _stay_on_cpu(storage: Any, location: str) -> Any:
-    return storage if location.startswith("cpu:") else None
+@cache  # torch refuses a second entry of the same priority
+def _know_numbered_cpus() -> None:
+    torch.serialization.register_package(
+        0, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+    )
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
