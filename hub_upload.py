@@ -1,219 +1,200 @@
 """
-`python hub_upload.py MODEL --dry-run`: checks a model folder as a stranger would use it, and lists what publishing it
-would send.
+`python hub_upload.py MODEL OWNER/NAME`: publishes a model folder on the Hub as a model which provably loads, or changes
+nothing and says why.
+
+A release is prepared (what it holds is listed in publishing/source.py), opened in a fresh process as a stranger would,
+sent in one commit, and opened again from there.
 """
 
 import argparse
-import ast
-import json
-import os
-import subprocess
+import re
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
+from publishing.card import COMMIT
+from publishing.hub import Commit, PublishError, Repository
+from publishing.release import (
+    Release,
+    check_release,
+    open_as_stranger,
+    prepare_release,
+    problems_found,
+    sha256_of,
+)
 from training.errors import InputError
 
-# What a model repository holds. Anything else in the folder stays at home.
-PUBLISHED = (
-    "README.md",
-    "config.json",
-    "generation_config.json",
-    "configuration_*.py",
-    "modeling_*.py",
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
-REQUIRED = ("config.json", "tokenizer_config.json")
-# Formats that can run code when they are opened.
-PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
-ALLOWED_IMPORTS = {"torch", "transformers", "huggingface_hub"}
-
-# Runs where this clone cannot be imported; opens the folder the way the model card tells people to.
-STRANGER = """
-import json, sys, torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
-folder = sys.argv[1]
-config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-AutoModel.from_pretrained(folder, trust_remote_code=True)
-model, loading = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
-length = min(16, config.max_position_embeddings)
-logits = model.eval()(torch.arange(length).remainder(config.vocab_size).unsqueeze(0)).logits
-print(json.dumps({
-    "code": type(model).__module__,
-    "finite": bool(torch.isfinite(logits).all()),
-    "missing": sorted(loading["missing_keys"]),
-    "unexpected": sorted(loading["unexpected_keys"]),
-    "mismatched": sorted(str(key) for key in loading["mismatched_keys"]),
-    "parameters": model.num_parameters(),
-    "tokens": len(tokenizer),
-    "vocab_size": config.vocab_size,
-    "special_tokens": {
-        name: [getattr(tokenizer, name), getattr(config, name)] for name in ("eos_token_id", "pad_token_id")
-    },
-}))
-"""
+REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+VERIFICATION_ATTEMPTS = 3
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python hub_upload.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a model folder, such as runs/demo/model")
-    parser.add_argument("--dry-run", action="store_true", required=True, help="check and list; nothing is sent")
-    folder = parser.parse_args(argv).model
+    """Runs a command line, without the program's name.
+
+    Returns:
+        0, 2 for what the user can put right, 1 where the Hub has failed or holds something else than was sent, 130
+        after Ctrl-C.
+    """
+    options = _parser().parse_args(argv)
+    if options.repo_id is None:
+        if not options.dry_run:
+            print("error: OWNER/NAME is missing: where shall the model go? (--dry-run needs none)", file=sys.stderr)
+            return 2
+        options.repo_id = f"owner/{options.model.resolve().parent.name}"
     try:
-        problems, files = check_folder(folder)
-        if not problems:
-            report = open_as_stranger(folder)
-            problems = report_problems(report)
+        return _run(options)
     except (InputError, OSError) as error:
-        problems = [str(error)]
-    if problems:
-        for problem in problems:
+        for problem in str(error).splitlines():
             print(f"error: {problem}", file=sys.stderr)
         return 2
-    print(f"{folder} opens in a process without this clone: {report['parameters']:,} parameters")
-    print("would be published:")
-    for file in files:
-        print(f"  {file.stat().st_size:>13,} bytes  {file.relative_to(folder)}")
-    left_out = sorted(path.name for path in folder.iterdir() if path not in files)
-    if left_out:
-        print(f"would stay here: {', '.join(left_out)}")
+    except PublishError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "interrupted: the branch holds the release or what it held before; run the same command again",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python hub_upload.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a model folder, such as runs/demo/model")
+    parser.add_argument("repo_id", metavar="OWNER/NAME", nargs="?", help="the repository; made where there is none")
+    parser.add_argument("--dry-run", action="store_true", help="prepare, check and list; nothing is sent")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", metavar="BRANCH", default="main", help="the branch (default: %(default)s)")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead")
+    parser.add_argument("--tag", help="name the commit, once it is verified; the card's snippets pin this name")
+    parser.add_argument(
+        "--native", action="store_true", help="publish as the library's own GPT2LMHeadModel, without remote code"
+    )
+    parser.add_argument("--license", default="apache-2.0", help="of the weights (default: %(default)s)")
+    parser.add_argument(
+        "--language",
+        action="append",
+        default=[],
+        metavar="CODE",
+        help="of the text: an ISO 639 code such as en, or code; may be repeated (default: code for the standard "
+        "library, else und, undetermined)",
+    )
+    parser.add_argument(
+        "--evaluation",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="results of lm-eval for the card (results_*.json); may be repeated",
+    )
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    _check_options(options)
+    repository = None
+    if not options.dry_run:
+        repository = Repository(
+            options.repo_id, private=options.private, revision=options.revision, create_pr=options.create_pr
+        )
+        repository.require_access()
+    with tempfile.TemporaryDirectory(prefix="release-") as folder:
+        release = prepare_release(
+            options.model,
+            Path(folder),
+            options.repo_id,
+            native=options.native,
+            revision=options.tag or COMMIT,
+            license=options.license,
+            languages=tuple(options.language),
+            evaluations=tuple(options.evaluation),
+        )
+        found = check_release(release, repository.token if repository else None)
+        print(f"{options.model} opens in a process without this project: {release.facts.parameters:,} parameters")
+        print(f"it answers: {found['answer']!r}")
+        print("would be published:" if options.dry_run else f"publishing to {options.repo_id}:")
+        for path, file in release.files.items():
+            print(f"  {file.stat().st_size:>13,} bytes  {path}")
+        if release.left_at_home:
+            print(f"stays here: {', '.join(release.left_at_home)}")
+        if repository is not None:
+            publish(release, repository, options.tag)
     return 0
 
 
-def check_folder(folder: Path) -> tuple[list[str], list[Path]]:
-    """Looks at the files alone. Returns the problems found, and the files that would be published.
+def _check_options(options: argparse.Namespace) -> None:
+    if not REPO_ID.fullmatch(options.repo_id):
+        raise InputError(f"{options.repo_id} is no repository's name: write OWNER/NAME")
+    if options.create_pr and options.tag:
+        raise InputError("--tag names a commit of a branch, and --create-pr makes none: tag it when it is merged")
+    if options.create_pr and options.private:
+        raise InputError("--private is for a new repository, and --create-pr needs one that exists: leave one out")
+    if options.create_pr and options.revision != "main":
+        raise InputError(f"--create-pr goes to main, not to {options.revision}: leave one of the two out")
+    if options.tag == COMMIT:
+        raise InputError(f"--tag {COMMIT} is what the card's snippets say where there is no tag: choose another name")
+
+
+def publish(release: Release, repository: Repository, tag: str | None = None) -> Commit:
+    """Sends a checked release in one commit, and opens it from the Hub in a fresh process.
+
+    Args:
+        tag: a name for the commit, given when it is verified.
 
     Raises:
-        InputError: it is no folder.
+        InputError: the token may not, the tag names something else, or somebody else changed the branch meanwhile.
+        PublishError: the Hub has failed, or holds something else than was sent.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder" if folder.exists() else f"{folder} does not exist")
-    problems = [f"{folder} has no {name}" for name in REQUIRED if not (folder / name).is_file()]
-    files = sorted({file for pattern in PUBLISHED for file in folder.glob(pattern) if file.is_file()})
-    weights = [file for file in files if file.suffix == ".safetensors"]
-    if not weights:
-        problems.append(f"{folder} has no weights (model.safetensors)")
-    for file in weights:
+    repository.create()
+    if tag and (tagged := repository.tag(tag)) and repository.differing_files(release.files, tagged):
+        raise InputError(f"the tag {tag} exists and names another release ({tagged}): choose a new name")
+    commit = repository.commit(release.files)
+    for path in commit.deleted:
+        print(f"deleted: {path}")
+    state = "committed" if commit.is_new else "nothing to change: already published"
+    print(f"{state}: {commit.id}; now opening it from there")
+    _verify(release, repository, commit)
+    if tag:
+        repository.set_tag(tag, commit.id)
+        print(f"tag: {tag}")
+    remote = "" if release.facts.native else ", trust_remote_code=True"
+    print(f"verified: {len(release.files)} files and the logits are those of the model folder")
+    print(f'{release.facts.auto_class}.from_pretrained("{repository.repo_id}", revision="{commit.id}"{remote})')
+    print(commit.pull_request or f"{repository.api.endpoint}/{repository.repo_id}")
+    return commit
+
+
+def _verify(release: Release, repository: Repository, commit: Commit) -> None:
+    """Compares what the Hub holds, and what it serves, with what was sent.
+
+    Raises:
+        PublishError: it is something else, or does not open.
+    """
+    problems = [f"{path} is not what was sent" for path in repository.differing_files(release.files, commit.id)]
+    for attempt in range(VERIFICATION_ATTEMPTS):
+        if problems:
+            break
         try:
-            with safe_open(file, framework="pt") as tensors:
-                tensors.keys()
-        except (SafetensorError, OSError) as error:
-            problems.append(f"{file.name} cannot be read: {error}")
-    problems += [
-        f"{file.relative_to(folder)} can run code when it is opened: convert it to safetensors or take it out"
-        for file in sorted(folder.rglob("*"))
-        if file.suffix in PICKLES
-    ]
-    problems += _check_config(folder) if (folder / "config.json").is_file() else []
-    return problems, files
-
-
-def _check_config(folder: Path) -> list[str]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        return [f"config.json is not JSON: {error}"]
-    auto_map = config.get("auto_map", {}) if isinstance(config, dict) else None
-    if not isinstance(auto_map, dict):
-        return ["config.json holds no mapping, or an auto_map that is none"]
-    problems = [
-        f"config.json has no {name} in auto_map, so AutoModel classes cannot find the code"
-        for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
-        if name not in auto_map
-    ]
-    modules = {}
-    for name, reference in auto_map.items():
-        if not isinstance(reference, str):
-            problems.append(f"auto_map's {name} is {reference}, not module.Class")
-            continue
-        # "owner/name--module.Class" is code that lives in another repository.
-        module, _, class_name = reference.rpartition("--")[2].partition(".")
-        file = folder / f"{module}.py"
-        if "--" in reference or not file.is_file():
-            problems.append(f"auto_map's {name} is {reference}, but the folder holds no {module}.py of its own")
-            continue
-        if file not in modules:
-            try:
-                modules[file] = ast.parse(file.read_text(encoding="utf-8"))
-            except (SyntaxError, ValueError) as error:
-                return [*problems, f"{file.name} is not Python code: {error}"]
-            problems += _check_imports(file, modules[file])
-        if not any(isinstance(node, ast.ClassDef) and node.name == class_name for node in modules[file].body):
-            problems.append(f"auto_map's {name} is {reference}, but {module}.py has no class {class_name}")
-    return problems
-
-
-def _check_imports(file: Path, module: ast.Module) -> list[str]:
-    """Published code may import torch, transformers, huggingface_hub, the standard library, and its sibling file."""
-    problems = []
-    for node in ast.walk(module):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            if node.level == 1 and node.module and (file.parent / f"{node.module}.py").is_file():
-                continue
-            names = ["." * node.level + (node.module or "")]
-        else:
-            continue
-        problems += [
-            f"{file.name}, line {node.lineno}: imports {name}, which users may not have"
-            for name in names
-            if name.split(".")[0] not in ALLOWED_IMPORTS | sys.stdlib_module_names
-        ]
-    return problems
-
-
-def open_as_stranger(folder: Path) -> dict:
-    """Opens the folder in a fresh process that has torch and transformers but not this clone.
-
-    Raises:
-        InputError: it does not open there.
-    """
-    with tempfile.TemporaryDirectory() as elsewhere:
-        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_TOKEN")}
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": elsewhere, "PYTHONSAFEPATH": "1"}
-        finished = subprocess.run(
-            [sys.executable, "-c", STRANGER, str(folder.resolve())],
-            cwd=elsewhere,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if finished.returncode:
-        lines = finished.stderr.strip().splitlines() or ["no message"]
-        raise InputError(f"{folder} does not open in a process without this clone: {lines[-1]}")
-    return json.loads(finished.stdout.splitlines()[-1])
-
-
-def report_problems(report: dict) -> list[str]:
-    """What a stranger's process found wrong."""
-    problems = []
-    if not report["code"].startswith("transformers_modules."):
-        problems.append(f"the model ran the installed {report['code']}, not the folder's own code")
-    if not report["finite"]:
-        problems.append("the logits are not finite")
-    problems += [
-        f"{kind} weights: {', '.join(report[kind])}" for kind in ("missing", "unexpected", "mismatched") if report[kind]
-    ]
-    if report["tokens"] > report["vocab_size"]:
-        problems.append(f"the tokenizer has {report['tokens']:,} tokens, but vocab_size is {report['vocab_size']:,}")
-    for name, (tokenizer, config) in report["special_tokens"].items():
-        if tokenizer != config:
-            problems.append(f"{name} is {tokenizer} in the tokenizer, but {config} in config.json")
-    return problems
+            found = open_as_stranger(
+                release,
+                repository.repo_id,
+                revision=commit.id,
+                sha256={path: sha256_of(file) for path, file in release.files.items()},
+                environment={"HF_ENDPOINT": repository.api.endpoint, "HF_TOKEN": repository.token},
+            )
+            problems = problems_found(release, found)
+            if not problems:
+                return
+        except InputError as error:  # perhaps the way to the Hub, and not what is there
+            if attempt == VERIFICATION_ATTEMPTS - 1:
+                problems = [str(error)]
+            else:
+                time.sleep(2**attempt)
+    raise PublishError(
+        f"commit {commit.id} of {repository.repo_id} is there, but does not verify: {'; '.join(problems)}. Do not use "
+        "it; the same command sends what differs, and verifies again"
+    )
 
 
 if __name__ == "__main__":

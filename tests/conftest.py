@@ -1,15 +1,19 @@
 """What every test shares: no network, a seed, a model of two layers and a tokenizer trained on the spot."""
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import PreTrainedTokenizerFast
 
 from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
+from tests.loopback_hub import LoopbackHub
+from training.__main__ import main
 from training.tokenizer import train_tokenizer
 
 TEXT = """\
@@ -72,3 +76,26 @@ def tokenizer() -> PreTrainedTokenizerFast:
     trained = train_tokenizer(iter([TEXT]), 400)
     trained.model_max_length = 64
     return trained
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """The folder of a short pretraining run; its model is in `model`. For reading only."""
+    place = tmp_path_factory.mktemp("finished")
+    (place / "lighthouse.txt").write_text(TEXT * 20)
+    sizes = "--vocab_size 400 --hidden_size 32 --num_hidden_layers 2 --max_position_embeddings 64"
+    steps = "--tokens_per_step 256 --per_device_train_batch_size 2 --max_steps 4 --warmup_steps 1 --eval_on_start true"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)  # so that the run's record has relative paths
+        paths = "--corpus lighthouse.txt --output_dir run --disable_tqdm true"
+        assert main(["pretrain", "--model", "demo", *f"{sizes} {steps} {paths}".split()]) == 0
+    return place / "run"
+
+
+@pytest.fixture
+def online_hub(monkeypatch):
+    """A Hub on this machine, which the client in this process may talk to, without Xet: that keeps a cache at home."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with LoopbackHub() as hub:
+        yield hub

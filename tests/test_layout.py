@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # Each may import those after it.
-ORDER = ["tests", "benchmarks", "hub_upload", "training", "configuration", "modeling_gpt_scratch"]
+ORDER = ["tests", "benchmarks", "hub_upload", "publishing", "training", "configuration", "modeling_gpt_scratch"]
 FILES = sorted(
     path
     for place in ORDER

@@ -1,0 +1,1 @@
+"""Publishing: a model folder becomes a release, is opened as strangers will, and goes to the Hub in one commit."""

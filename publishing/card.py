@@ -1,0 +1,175 @@
+"""The model card: filled from the run's record and measurements, and saying of itself what is not known."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .record import RunRecord, describe_corpus
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+# Stands in the snippets where no tag does: a commit cannot know its own name.
+COMMIT = "COMMIT"
+REQUIRED = ("license", "library_name", "pipeline_tag", "language")
+LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
+UNFINISHED = re.compile(r"(?i)\btodo\b|more information needed")
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells of a model.
+
+    Args:
+        repo_id: where it will be, `owner/name`.
+        auto_class: the class that opens it.
+        pipeline_tag: its task on the Hub.
+        config: config.json.
+        parameters: how many.
+        dtype: of the weights.
+        native: whether it is the library's own GPT-2, without code of its own.
+        code: name -> sha256 of the code files.
+        revision: what the snippets pin: a tag, or `COMMIT`.
+        license, languages: of the card's metadata; no languages mean those of the corpus.
+        record: of the run that made it, where that is known.
+        results: measurements.
+    """
+
+    repo_id: str
+    auto_class: str
+    pipeline_tag: str
+    config: dict[str, Any]
+    parameters: int
+    dtype: str
+    native: bool
+    code: dict[str, str]
+    revision: str
+    license: str
+    languages: tuple[str, ...]
+    record: RunRecord | None
+    results: tuple[EvalResult, ...]
+
+
+def write_card(facts: CardFacts, own_card: Path | None) -> str:
+    """The text of README.md.
+
+    Args:
+        own_card: the author's, which is kept as it is; only what its metadata lack is added.
+    """
+    metadata = _metadata(facts)
+    if own_card is not None:
+        card = ModelCard.load(own_card)
+        missing = {name: value for name, value in metadata.to_dict().items() if card.data.get(name) is None}
+        for name, value in missing.items():
+            card.data[name] = value
+        return str(card)
+    sizes = _sizes(facts)
+    training = _training(facts.record) if facts.record else []
+    return str(
+        ModelCard.from_template(
+            metadata,
+            template_path=str(TEMPLATE),
+            facts=facts,
+            name=facts.repo_id.split("/")[1],
+            positions=sizes["Positions"],
+            sizes=sizes,
+            training=training,
+            corpus=describe_corpus(facts.record) if facts.record else None,
+            charted=bool(facts.record) and any(file.name == "loss.png" for file in facts.record.files),
+            tagged=facts.revision != COMMIT,
+        )
+    )
+
+
+def problems_of_card(text: str, facts: CardFacts) -> list[str]:
+    """Why a card cannot be published."""
+    try:
+        data = ModelCard(text).data.to_dict()
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        return [f"README.md's metadata cannot be read: {' '.join(str(error).split())}"]
+    required = list(REQUIRED)
+    if facts.record and facts.record.dataset:
+        required.append("datasets")
+    if facts.results:
+        required += ["metrics", "model-index"]
+    problems = [f"README.md's metadata have no {name}" for name in required if not data.get(name)]
+    languages = data.get("language") or []
+    problems += [
+        f"README.md's metadata name the language {language!r}, which is no ISO 639 code, `code` or `multilingual`"
+        for language in ([languages] if isinstance(languages, str) else languages)
+        if not LANGUAGE.fullmatch(str(language))
+    ]
+    unfinished = UNFINISHED.search(text)
+    if unfinished:
+        problems.append(
+            f"README.md still says {unfinished.group()!r}: complete it, or delete it, and one is written from what is "
+            "known of the model"
+        )
+    return problems
+
+
+def _metadata(facts: CardFacts) -> ModelCardData:
+    languages = facts.languages
+    if not languages:
+        # "und" is ISO 639's word for a language that nobody has named.
+        languages = ("code",) if facts.record and facts.record.recipe["corpus"] == "stdlib" else ("und",)
+    return ModelCardData(
+        language=list(languages),
+        license=facts.license,
+        library_name="transformers",
+        pipeline_tag=facts.pipeline_tag,
+        tags=["gpt-scratch", *(["gpt2"] if facts.native else [])],
+        datasets=[facts.record.dataset] if facts.record and facts.record.dataset else None,
+        metrics=list(dict.fromkeys(result.metric_type for result in facts.results)) or None,
+        model_name=facts.repo_id.split("/")[1],
+        eval_results=list(facts.results) or None,
+    )
+
+
+def _sizes(facts: CardFacts) -> dict[str, str]:
+    config = facts.config
+    # GPT-2's own names and ours.
+    names = {
+        "Layers": ("num_hidden_layers", "n_layer"),
+        "Width": ("hidden_size", "n_embd"),
+        "Attention heads": ("num_attention_heads", "n_head"),
+        "Vocabulary": ("vocab_size", "vocab_size"),
+        "Positions": ("max_position_embeddings", "n_positions"),
+    }
+    sizes = {title: f"{config[theirs if facts.native else ours]:,}" for title, (ours, theirs) in names.items()}
+    tied = "tied to" if config["tie_word_embeddings"] else "separate from"
+    return {
+        "Parameters": f"{facts.parameters:,}",
+        **sizes,
+        "Output head": f"{tied} the token embedding" if facts.pipeline_tag == "text-generation" else "classification",
+        "Weights": facts.dtype,
+    }
+
+
+def _training(record: RunRecord) -> dict[str, str]:
+    recipe, run, result = record.recipe, record.run, record.run["result"]
+    corpus = run["data"]["corpus"]
+    size = [f"{corpus[unit]:,} {unit}" for unit in ("documents", "characters") if corpus.get(unit)]
+    shares = f"{result['tokens'] / result['parameters']:.1f} for each parameter"
+    optimizer = f"{recipe['optim']}, learning rate {recipe['learning_rate']:g}"
+    if recipe["muon_learning_rate"]:
+        optimizer = f"Muon at {recipe['muon_learning_rate']:g} for the blocks' matrices; the rest by {optimizer}"
+    commit = run.get("git_commit")
+    rows = {
+        "Text": ", ".join([describe_corpus(record), *size]),
+        "Text's sha256": f"`{corpus['sha256']}`",
+        "Tokens seen": f"{result['tokens']:,} ({shares})",
+        "Steps": f"{result['steps']:,} of {recipe['tokens_per_step']:,} tokens",
+        "Optimizer": f"{optimizer}; weight decay {recipe['weight_decay']:g}, clipped at {recipe['max_grad_norm']:g}",
+        "Schedule": f"{recipe['schedule']}, {recipe['warmup_steps']:g} steps of warm-up",
+        "Precision": recipe["precision"],
+        "Hardware": f"{run['hardware']['device']} x {run['hardware']['count']} ({run['hardware']['system']})",
+        "Time": f"{result['seconds'] / 3600:.2f} hours, {result['tokens_per_second']:,.0f} tokens a second",
+        "Versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        "Trained by commit": f"`{commit}` of gpt-scratch" if commit else "not recorded",
+    }
+    if "initial" in result and "eval_loss" in result["initial"]:
+        rows["Validation loss"] = f"{result['initial']['eval_loss']:.4f} at first, {result['eval_loss']:.4f} at the end"
+    return rows

@@ -1,0 +1,95 @@
+"""What must not be in a release: secrets in any file, and in a run's record whoever and whatever machine it was."""
+
+import getpass
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .record import RunRecord
+
+# What a secret begins with and how long it is, as those who hand them out describe it.
+SECRETS = {
+    "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{20,}",
+    "an OpenAI key": rb"\bsk-[A-Za-z0-9_-]{20,}",
+    "an AWS access key": rb"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})",
+    "a private key": rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
+}
+# A path that begins at a root, a drive or a home, or an address such as user@host.
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~-])/[\w.-]+|(?<!\w)[A-Za-z]:\\\w|\\\\\w|(?<![\w/])~/|file://")
+ADDRESS = re.compile(r"\b[\w.-]+@[\w-]+(?:\.[\w-]+)*\b")
+# Names that say nothing about anybody.
+EVERYBODY = {
+    *("admin", "debian", "docker", "localhost", "root", "runner", "ubuntu", "user"),
+    *("book", "darwin", "demo", "large", "linux", "medium", "model", "python", "small", "test", "text", "train"),
+}
+
+
+def secrets_in(folder: Path, token: str | None) -> list[str]:
+    """Names each file that holds what looks like a secret; never shows the secret.
+
+    Args:
+        token: the one that is about to be used, looked for in whatever form it has.
+    """
+    patterns = SECRETS | ({"the token that you are logged in with": re.escape(token.encode())} if token else {})
+    return [
+        f"{file.relative_to(folder)} holds {what}, or what looks like it: take it out, and revoke it if it is real"
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        for content in [_readable_part(file)]
+        for what, pattern in patterns.items()
+        if re.search(pattern, content)
+    ]
+
+
+def _readable_part(file: Path) -> bytes:
+    """The whole file, or of weights their header: what follows it are numbers."""
+    if file.suffix != ".safetensors":
+        return file.read_bytes()
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        return stream.read(length)
+
+
+def personal_data_in(record: RunRecord) -> list[str]:
+    """Names each value of a run's record that gives away a user, a machine or a place on it; never shows the value."""
+    return [
+        f"{file}: {key} holds {what}: change it in the run folder"
+        for file, values in (("recipe.yaml", record.recipe), ("run.json", record.run))
+        for key, value in _strings(values)
+        for what in _personal(value)
+    ]
+
+
+def _personal(value: str) -> list[str]:
+    found = []
+    if ABSOLUTE_PATH.search(value):
+        found.append("an absolute path")
+    if ADDRESS.search(value):
+        found.append("an address")
+    for what, name in (("your user name", _user_name()), ("this machine's name", socket.gethostname())):
+        if len(name) > 2 and name.lower() not in EVERYBODY and re.search(rf"(?i)(?<!\w){re.escape(name)}(?!\w)", value):
+            found.append(what)
+    return found
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return ""
+
+
+def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string in a nested record, with the dotted key that leads to it."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _strings(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner, key)

@@ -1,0 +1,361 @@
+"""
+One commit to the Hub, or none: access is checked first, what fails for a moment is tried again, and after an unclear
+failure the repository is asked what it holds.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import sha
+
+from training.errors import InputError
+
+ATTEMPTS = 5
+FIRST_WAIT_SECONDS = 1.0  # doubles from attempt to attempt
+LONGEST_WAIT_SECONDS = 60.0
+COMMIT_TITLE = "Publish with gpt-scratch"
+# What an earlier release, or a `Trainer` that pushed by itself, may have left: it would be taken for this model's.
+STALE = re.compile(
+    r"(configuration|modeling|tokenization)_\w+\.py|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
+    r"|(generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|run)\.json|merges\.txt"
+    r"|chat_template\.jinja|recipe\.yaml|metrics\.jsonl|loss\.png|\.eval_results/[^/]+"
+    r"|[^/]+\.(bin|ckpt|joblib|pickle|pkl|pt|pth)"
+)
+Result = TypeVar("Result")
+
+
+class PublishError(Exception):
+    """The Hub or the way to it has failed; the message says what is there now and what to do."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a repository holds after publishing.
+
+    Args:
+        id: the commit's hash.
+        url: its page.
+        is_new: false where the repository held the release already.
+        pull_request: the page of the pull request, where one was asked for.
+        deleted: stale files that it has taken away.
+    """
+
+    id: str
+    url: str
+    is_new: bool
+    pull_request: str | None
+    deleted: tuple[str, ...]
+
+
+class Repository:
+    """A model repository of the Hub, and the place in it to publish to.
+
+    Args:
+        repo_id: `owner/name`.
+        private: whether a new repository is made private.
+        revision: the branch; made where there is none.
+        create_pr: open a pull request on it instead.
+        api: the client; its endpoint and token count.
+        say: takes lines for a person.
+
+    Raises:
+        InputError: there is no token.
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        revision: str = "main",
+        create_pr: bool = False,
+        api: HfApi | None = None,
+        say: Callable[[str], object] = print,
+    ):
+        self.repo_id = repo_id
+        self.private = private
+        self.revision = revision
+        self.create_pr = create_pr
+        self.api = api or HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="gpt-scratch")
+        self.say = say
+        self.token = self.api.token or get_token()
+        if not self.token:
+            raise InputError("there is no token: run `hf auth login`, or set HF_TOKEN to one with write access")
+        self.user = ""
+
+    def require_access(self) -> bool:
+        """Makes sure that this token may publish here; changes nothing. Returns whether the repository exists.
+
+        Raises:
+            InputError: it may not, or the repository is public and should be private.
+        """
+        who = self._try("asking who the token belongs to", self.api.whoami, token=self.token)
+        self.user = who["name"]
+        _refuse_without_right(who, self.repo_id, self.create_pr)
+        info = self._info()
+        if info is None and self.create_pr:
+            raise InputError(
+                f"{self.repo_id} does not exist, or you cannot see it: there is nothing to propose this to"
+            )
+        if info is not None and self.private and not info.private:
+            raise InputError(
+                f"{self.repo_id} is public, and publishing does not change that: make it private on its settings "
+                "page, or choose another name"
+            )
+        return info is not None
+
+    def create(self) -> None:
+        """Makes the repository where there is none."""
+        if self.require_access():
+            return
+        # exist_ok: an attempt may have failed after the work was done.
+        create = self.api.create_repo
+        self._try("creating the repository", create, self.repo_id, private=self.private, exist_ok=True)
+        if not self.require_access():
+            raise PublishError(f"{self.repo_id} was created, but cannot be seen: run the same command again")
+
+    def head(self, revision: str) -> str:
+        """The newest commit of a branch, tag or pull request."""
+        info = self._info(revision)
+        if info is None:
+            raise PublishError(f"{self.repo_id} has no {revision}, or not any more")
+        return info.sha
+
+    def tag(self, name: str) -> str | None:
+        """The commit that a tag names, or `None`."""
+        refs = self._try("reading the tags", self.api.list_repo_refs, self.repo_id)
+        # An annotated tag's own object is not a commit, so the commit is asked for by name.
+        return self.head(name) if any(ref.name == name for ref in refs.tags) else None
+
+    def set_tag(self, name: str, commit: str) -> None:
+        self._try(
+            "creating the tag", self.api.create_tag, self.repo_id, tag=name, revision=commit, exist_ok=True
+        )  # exist_ok: an attempt may have failed after the work was done
+
+    def commit(self, files: dict[str, Path]) -> Commit:
+        """Makes the branch, or a pull request on it, hold exactly these files, in one commit.
+
+        What is there and is no part of any release stays.
+
+        Raises:
+            InputError: somebody else has changed the branch meanwhile, or the token may not write.
+            PublishError: the Hub could not be reached, or refused.
+        """
+        if self._info(self.revision) is None:
+            self._try("creating the branch", self.api.create_branch, self.repo_id, branch=self.revision, exist_ok=True)
+        parent = self.head(self.revision)
+        changed, deleted = self._differences(files, parent)
+        if not (changed or deleted):
+            return self._describe(parent, is_new=False)
+        if self.create_pr and (found := self._find_request(files)):
+            return found
+        # The same objects for each attempt: they remember what has been uploaded.
+        operations = [
+            *(CommitOperationAdd(path, str(files[path])) for path in changed),
+            *(CommitOperationDelete(path) for path in deleted),
+        ]
+
+        def made() -> Commit | None:
+            """The commit of an attempt that seemed to fail."""
+            if self.create_pr:
+                return self._find_request(files)
+            head = self.head(self.revision)
+            if head == parent:
+                return None
+            if any(self._differences(files, head)):
+                raise InputError(
+                    f"{self.repo_id} was changed by somebody else meanwhile (its {self.revision} is now {head}): look "
+                    "at that, and run the same command again to publish on top of it"
+                )
+            return self._describe(head, deleted=deleted)
+
+        def attempt() -> Commit:
+            info = self.api.create_commit(
+                self.repo_id,
+                operations,
+                commit_message=COMMIT_TITLE,
+                revision=self.revision,
+                create_pr=self.create_pr,
+                parent_commit=parent,
+                token=self.token,
+            )
+            return Commit(info.oid, info.commit_url, True, info.pr_url, tuple(deleted))
+
+        return self._try("uploading", attempt, made=made)
+
+    def differing_files(self, files: dict[str, Path], commit: str) -> list[str]:
+        """Paths that a commit does not hold as they are here, and stale ones that it still holds."""
+        changed, deleted = self._differences(files, commit)
+        return [*changed, *deleted]
+
+    def _differences(self, files: dict[str, Path], commit: str) -> tuple[list[str], list[str]]:
+        """Paths to upload and paths to delete, so that a commit becomes the release."""
+
+        def read_tree() -> dict[str, Any]:
+            entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=commit, token=self.token)
+            return {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
+
+        there = self._try("reading the repository's files", read_tree)
+        changed = [path for path, file in files.items() if path not in there or not _is_same(file, there[path])]
+        return changed, [path for path in there if path not in files and STALE.fullmatch(path)]
+
+    def _find_request(self, files: dict[str, Path]) -> Commit | None:
+        """This user's open pull request that holds exactly these files."""
+
+        def read_requests() -> list[Any]:
+            found = self.api.get_repo_discussions(
+                self.repo_id, author=self.user, discussion_type="pull_request", discussion_status="open"
+            )
+            return [request for request in found if request.title == COMMIT_TITLE]
+
+        for request in self._try("reading the pull requests", read_requests):
+            head = self.head(request.git_reference)
+            if not any(self._differences(files, head)):
+                return self._describe(head, pull_request=request.url)
+        return None
+
+    def _describe(
+        self, commit: str, is_new: bool = True, pull_request: str | None = None, deleted: Iterable[str] = ()
+    ) -> Commit:
+        url = f"{self.api.endpoint}/{self.repo_id}/commit/{commit}"
+        return Commit(commit, url, is_new, pull_request, tuple(deleted))
+
+    def _info(self, revision: str | None = None) -> Any:
+        try:
+            return self._try("looking for the repository", self.api.model_info, self.repo_id, revision=revision)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+
+    def _try(
+        self,
+        what: str,
+        action: Callable[..., Result],
+        *arguments: Any,
+        made: Callable[[], Result | None] = lambda: None,
+        **options: Any,
+    ) -> Result:
+        """Calls the client, again and again while what fails may pass by itself.
+
+        Args:
+            what: the action in words.
+            made: asked after each failure whether the work was done all the same.
+        """
+        wait = FIRST_WAIT_SECONDS
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return action(*arguments, **options)
+            except (RepositoryNotFoundError, RevisionNotFoundError):
+                raise
+            except OfflineModeIsEnabled:
+                raise InputError("HF_HUB_OFFLINE is set, so nothing can be published: unset it") from None
+            except (HTTPError, OSError, RuntimeError, ValueError) as error:
+                status = _status_of(error)
+                if status in (401, 403):
+                    raise InputError(f"{what}: {_explain_refusal(status, self.repo_id)}") from None
+                if not (status == 412 or _may_pass(error)):
+                    raise PublishError(f"{what} failed: {_describe_error(error)}") from None
+                done = made()
+                if done is not None:
+                    return done
+                if attempt == ATTEMPTS or status == 412:
+                    raise PublishError(
+                        f"{what} failed {attempt} times, at last with: {_describe_error(error)}; the branch is as it "
+                        "was, and the same command goes on"
+                    ) from None
+                pause = max(wait, _retry_after(error))
+                if pause > LONGEST_WAIT_SECONDS:
+                    raise PublishError(f"{what} failed: the Hub asks to wait for {pause:.0f} seconds") from None
+                self.say(f"{what} failed ({_describe_error(error)}); once more in {pause:g} s")
+                time.sleep(pause)
+                wait *= 2
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _refuse_without_right(who: dict[str, Any], repo_id: str, create_pr: bool) -> None:
+    """Reads whoami's answer, because `create_repo(exist_ok=True)` succeeds without any right on what exists.
+
+    Raises:
+        InputError: the token cannot write there.
+    """
+    owner = repo_id.split("/")[0]
+    roles = {who["name"]: "admin"} | {
+        organization["name"]: organization.get("roleInOrg", "write") for organization in who.get("orgs", [])
+    }
+    access = who.get("auth", {}).get("accessToken", {})
+    if access.get("role") == "read":
+        raise InputError(
+            "the token can only read: make one with write access at https://huggingface.co/settings/tokens"
+        )
+    if not create_pr and roles.get(owner, "read") == "read":
+        raise InputError(
+            f"the token belongs to {who['name']}, who cannot write to {owner}: publish under a name of yours, or as a "
+            "pull request (--create-pr)"
+        )
+    if access.get("role") == "fineGrained" and not create_pr:
+        scopes = access.get("fineGrained", {}).get("scoped", [])
+        if not any(
+            scope.get("entity", {}).get("name") in (owner, repo_id) and "repo.write" in scope.get("permissions", [])
+            for scope in scopes
+        ):
+            raise InputError(
+                f"the token has no write access to repositories of {owner}: add that to it, or use another"
+            )
+
+
+def _is_same(file: Path, entry: Any) -> bool:
+    """Compares a file here with one there, by the hash that the Hub keeps of it."""
+    if file.stat().st_size != entry.size:
+        return False
+    if entry.lfs is not None:
+        with file.open("rb") as stream:
+            return sha.sha_fileobj(stream).hex() == entry.lfs.sha256
+    return sha.git_hash(file.read_bytes()) == entry.blob_id
+
+
+def _status_of(error: BaseException) -> int | None:
+    """The HTTP status of an error, or of the one that it was raised from."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return response.status_code
+    return _status_of(error.__cause__) if error.__cause__ is not None else None
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed a moment later: too busy, too many, too slow, or cut off."""
+    status = _status_of(error)
+    if status is not None:
+        return status in (408, 429) or status >= 500
+    # A failed upload is a RuntimeError of the client's or of hf_xet's; a file that is not there is none of these.
+    return isinstance(error, HTTPError | ConnectionError | TimeoutError | RuntimeError)
+
+
+def _retry_after(error: BaseException) -> float:
+    response = getattr(error, "response", None)
+    text = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(text) if text.isdecimal() else 0.0
+
+
+def _describe_error(error: BaseException) -> str:
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return f"{error.response.status_code} {error.server_message or error.response.reason_phrase}".strip()
+    cause = f" ({_describe_error(error.__cause__)})" if error.__cause__ is not None else ""
+    return " ".join(f"{type(error).__name__}: {error}".split()) + cause
+
+
+def _explain_refusal(status: int, repo_id: str) -> str:
+    if status == 401:
+        return "the token is not valid: log in again with `hf auth login`, or set HF_TOKEN to one that is"
+    return f"the token may not do this with {repo_id}: it needs write access there"

@@ -1,0 +1,122 @@
+"""What is known of how a model came to be: the record of the run whose folder it lies in, and its evaluations."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult
+
+from training.errors import InputError
+from training.hub_source import HUB_PREFIX
+
+# What a release takes from the run folder.
+RUN_FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "loss.png")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The record of a finished pretraining run.
+
+    Args:
+        recipe: recipe.yaml, every setting resolved.
+        run: run.json: versions, hardware, data and the result.
+        files: those of `RUN_FILES` that there are.
+    """
+
+    recipe: dict[str, Any]
+    run: dict[str, Any]
+    files: tuple[Path, ...]
+
+    @property
+    def dataset(self) -> str | None:
+        """The corpus' name on the Hub, or `None` for one that is not there."""
+        corpus = self.recipe["corpus"]
+        return corpus.removeprefix(HUB_PREFIX) if corpus.startswith(HUB_PREFIX) else None
+
+
+def read_record(model: Path) -> RunRecord | None:
+    """The record of the run that wrote a model folder, or `None` for a model that comes from elsewhere.
+
+    Raises:
+        InputError: the record is damaged, or the run is not finished.
+    """
+    folder = model.resolve().parent
+    if model.resolve().name != "model" or not all((folder / name).is_file() for name in ("recipe.yaml", "run.json")):
+        return None
+    try:
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"the run's record beside {model} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(recipe, dict) or "corpus" not in recipe or not isinstance(run, dict):
+        raise InputError(f"the run's record beside {model} is damaged: recipe.yaml or run.json holds no settings")
+    if "result" not in run:
+        raise InputError(f"the run of {model} is not finished: run.json beside it has no result")
+    return RunRecord(recipe, run, tuple(folder / name for name in RUN_FILES if (folder / name).is_file()))
+
+
+def results_of_run(record: RunRecord) -> list[EvalResult]:
+    """The run's own measurements on text that it has not trained on."""
+    name = f"{describe_corpus(record)}, held-out {{}} part"
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Language modelling",
+            dataset_type=record.dataset or record.recipe["corpus"],
+            dataset_name=name.format(part),
+            dataset_split=part,
+            metric_type=metric,
+            metric_name=metric_name,
+            metric_value=round(value, 4),
+        )
+        for part, prefix in (("validation", "eval"), ("test", "test"))
+        for metric, metric_name, value in (
+            ("loss", "Loss (nats per token)", record.run["result"][f"{prefix}_loss"]),
+            ("perplexity", "Perplexity", math.exp(record.run["result"][f"{prefix}_loss"])),
+            ("bits_per_byte", "Bits per byte", record.run["result"][f"{prefix}_bits_per_byte"]),
+        )
+    ]
+
+
+def describe_corpus(record: RunRecord) -> str:
+    """The training text, in words."""
+    if record.dataset:
+        return record.dataset
+    if record.recipe["corpus"] == "stdlib":
+        return f"source of Python {record.run['data']['corpus']['python']}'s standard library"
+    return f"the author's own text `{record.recipe['corpus']}`"
+
+
+def results_of_lm_eval(file: Path) -> list[EvalResult]:
+    """The results in a file that lm-eval has written (`lm_eval run ... --output_path`).
+
+    Raises:
+        InputError: it is no such file.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        tasks = content["results"].items()
+        return [
+            EvalResult(
+                task_type="text-generation",
+                task_name=task,
+                dataset_type=content["configs"][task].get("dataset_path") or task,
+                dataset_name=task,
+                dataset_config=content["configs"][task].get("dataset_name"),
+                dataset_split=content["configs"][task].get("test_split")
+                or content["configs"][task].get("validation_split"),
+                metric_type=key.split(",")[0],
+                metric_name=f"{key.split(',')[0]}, {content['n-shot'][task]}-shot",
+                metric_value=round(value, 4),
+                source_name=f"lm-eval {content['lm_eval_version']}",
+                source_url="https://github.com/EleutherAI/lm-evaluation-harness",
+            )
+            for task, values in tasks
+            for key, value in values.items()
+            if isinstance(value, int | float) and "_stderr" not in key and "," in key
+        ]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{file} holds no results of lm-eval ({type(error).__name__}: {error})") from None

@@ -1,0 +1,306 @@
+"""
+A release is a folder that holds exactly what goes to the Hub. It is prepared from a model folder, and checked by
+opening it where this project cannot be imported.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedModel
+
+import modeling_gpt_scratch
+from modeling_gpt_scratch.conversion import LOGITS_TOLERANCE, ConversionError, to_gpt2
+from training.errors import InputError
+
+from . import stranger
+from .card import CardFacts, problems_of_card, write_card
+from .confidential import personal_data_in, secrets_in
+from .record import read_record, results_of_lm_eval, results_of_run
+from .source import NATIVE_CLASS, TASKS, model_files, problems_of_source, read_config
+
+PROBE_LENGTH = 16
+# Of a row's logits in fp32, alone and beside a longer one: the order of summation differs.
+PADDING_TOLERANCE = 1e-4
+
+# Variables of a user that would give the fresh process a cache, a token or a mode of theirs.
+OWN_PLACES = {
+    *("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_MODULES_CACHE"),
+    *("HF_XET_CACHE", "HF_ASSETS_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"),
+}
+
+
+@dataclass(frozen=True)
+class Release:
+    """A prepared release.
+
+    Args:
+        folder: holds exactly the files to publish.
+        facts: what the card says.
+        left_at_home: names in the model folder that are not published.
+        probe: token ids of shape `(1, T)` and the source model's logits for them, by name.
+    """
+
+    folder: Path
+    facts: CardFacts
+    left_at_home: tuple[str, ...]
+    probe: dict[str, torch.Tensor]
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Path in the repository -> file."""
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path for path in paths}
+
+
+def prepare_release(
+    model: Path,
+    folder: Path,
+    repo_id: str,
+    *,
+    native: bool = False,
+    revision: str = "COMMIT",
+    license: str = "apache-2.0",
+    languages: tuple[str, ...] = (),
+    evaluations: tuple[Path, ...] = (),
+) -> Release:
+    """Fills a folder with what goes to the Hub.
+
+    Args:
+        model: a model folder, such as a finished run's.
+        folder: an empty folder to fill.
+        repo_id: where the release will go, `owner/name`, for the card.
+        native: publish as the library's own `GPT2LMHeadModel`, without code.
+        revision: what the card's snippets pin, where it is a tag.
+        license: of the weights, as the Hub writes it.
+        languages: of the text, as ISO 639 codes, `code` or `multilingual`.
+        evaluations: files that lm-eval has written.
+
+    Raises:
+        InputError: no release can be made of it; lists every problem.
+    """
+    problems = problems_of_source(model, native)
+    if problems:
+        raise InputError("\n".join(problems))
+    record = read_record(model)
+    measured = [result for file in evaluations for result in results_of_lm_eval(file)]
+    network, auto_class, pipeline_tag = _open(model)
+    source_files = model_files(model)
+    logits_of = network
+    if native and not isinstance(network, GPT2LMHeadModel):
+        try:
+            network = to_gpt2(network)
+        except ConversionError as error:
+            raise InputError(str(error)) from None
+        network.save_pretrained(folder)
+        _load_tokenizer(model).save_pretrained(folder)
+    else:
+        for file in source_files:
+            shutil.copyfile(file, folder / file.name)
+    for file in record.files if record else ():
+        shutil.copyfile(file, folder / file.name)
+    _write_benchmark_results(folder, measured)
+
+    config = read_config(folder)
+    facts = CardFacts(
+        repo_id=repo_id,
+        auto_class=auto_class,
+        pipeline_tag=pipeline_tag,
+        config=config,
+        parameters=network.num_parameters(),
+        dtype=str(network.dtype).removeprefix("torch."),
+        native=native,
+        code={file.name: sha256_of(file) for file in sorted(folder.glob("*.py"))},
+        revision=revision,
+        license=license,
+        languages=languages,
+        record=record,
+        results=(*(results_of_run(record) if record else ()), *measured),
+    )
+    own_card = model / "README.md"
+    card = write_card(facts, own_card if own_card.is_file() else None)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    left = sorted(path.name for path in model.iterdir() if path not in source_files)
+    return Release(folder, facts, tuple(left), _probe(logits_of))
+
+
+def check_release(release: Release, token: str | None = None) -> dict[str, Any]:
+    """Everything that can be known before a file is sent; offline.
+
+    Args:
+        token: the one that will be used, which no file may hold.
+
+    Returns:
+        What the fresh process found when it opened the release.
+
+    Raises:
+        InputError: the release must not be published; lists every problem.
+    """
+    problems = secrets_in(release.folder, token)
+    if release.facts.record:
+        problems += personal_data_in(release.facts.record)
+    problems += problems_of_card((release.folder / "README.md").read_text(encoding="utf-8"), release.facts)
+    found: dict[str, Any] = {}
+    try:
+        found = open_as_stranger(release, str(release.folder), environment={"HF_HUB_OFFLINE": "1"})
+        problems += problems_found(release, found)
+    except InputError as error:
+        problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+    return found
+
+
+def open_as_stranger(
+    release: Release,
+    place: str,
+    *,
+    revision: str | None = None,
+    sha256: dict[str, str] | None = None,
+    environment: dict[str, str],
+) -> dict[str, Any]:
+    """Opens a folder or repository in a fresh process with empty caches that cannot import this project.
+
+    Args:
+        place, revision, sha256: see stranger.py.
+        environment: variables to set there.
+
+    Raises:
+        InputError: it does not open there; the message is the process' last line.
+    """
+    with tempfile.TemporaryDirectory() as elsewhere:
+        workplace = Path(elsewhere)
+        save_file(release.probe, workplace / "probe.safetensors")
+        request = {
+            "place": place,
+            "revision": revision,
+            "trust_remote_code": not release.facts.native,
+            "auto_class": release.facts.auto_class,
+            "task": release.facts.pipeline_tag,
+            "probe": str(workplace / "probe.safetensors"),
+            "sha256": sha256,
+        }
+        (workplace / "request.json").write_text(json.dumps(request), encoding="utf-8")
+        kept = {
+            name: os.environ[name] for name in os.environ if not name.startswith("PYTHON") and name not in OWN_PLACES
+        }
+        finished = subprocess.run(
+            [sys.executable, "-P", stranger.__file__, str(workplace / "request.json")],
+            cwd=workplace,
+            env={**kept, "HF_HOME": str(workplace / "home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if finished.returncode:
+        lines = finished.stderr.strip().splitlines() or ["no message"]
+        raise InputError(f"{place} does not open in a process without this project: {lines[-1]}")
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def problems_found(release: Release, found: dict[str, Any]) -> list[str]:
+    """What is wrong with what a fresh process found."""
+    if found.get("altered"):
+        return [f"these files are not what was sent: {', '.join(found['altered'])}"]
+    problems = []
+    expected = "transformers." if release.facts.native else "transformers_modules."
+    if not found["code"].startswith(expected):
+        problems.append(f"the model ran {found['code']}, not the code that comes with the release")
+    problems += [
+        f"{kind} weights: {', '.join(found[kind])}" for kind in ("missing", "unexpected", "mismatched") if found[kind]
+    ]
+    if not found["finite"]:
+        problems.append("the logits are not finite")
+    elif "logits_difference" not in found:
+        problems.append("the logits have the shape {}, but the source's have {}".format(*found["logits_shape"]))
+    elif found["logits_difference"] > _logits_tolerance(release):
+        problems.append(f"the logits differ from the source folder's by {found['logits_difference']:.2e}")
+    if found["padding_difference"] > PADDING_TOLERANCE:
+        problems.append(f"a row that is padded on the left gives other logits ({found['padding_difference']:.2e})")
+    if not _covers(found["tokens"], found["vocab_size"]):
+        problems.append(
+            f"the tokenizer has {found['tokens']:,} tokens, but vocab_size is {found['vocab_size']:,}: it belongs to "
+            "another model"
+        )
+    for name, (tokenizer, config) in found["special_tokens"].items():
+        if tokenizer != config and not (isinstance(config, list) and tokenizer in config):
+            problems.append(f"{name} is {tokenizer} in the tokenizer, but {config} in config.json")
+    tokenizer_length, positions = found["lengths"]
+    if tokenizer_length > positions:
+        shown = f"{tokenizer_length:,}" if tokenizer_length < 10**9 else "not set"
+        problems.append(
+            f"the tokenizer's model_max_length is {shown}, but the model has {positions:,} positions: set it, and save "
+            "the tokenizer again"
+        )
+    return problems
+
+
+def sha256_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _open(model: Path) -> tuple[PreTrainedModel, str, str]:
+    """The source's model in evaluation mode, by this project's own code, with its Auto class and task."""
+    architecture = read_config(model)["architectures"][0]
+    if architecture == NATIVE_CLASS:
+        network_class, auto_class, pipeline_tag = GPT2LMHeadModel, *TASKS["GPTScratchForCausalLM"]
+    else:
+        network_class, (auto_class, pipeline_tag) = getattr(modeling_gpt_scratch, architecture), TASKS[architecture]
+    try:
+        return network_class.from_pretrained(model).eval(), auto_class, pipeline_tag
+    except Exception as error:  # whatever a damaged folder makes the library raise
+        raise InputError(f"{model} does not open: {' '.join(str(error).split())}") from None
+
+
+def _load_tokenizer(model: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises plain `Exception` for a damaged file
+        raise InputError(f"the tokenizer of {model} does not open: {' '.join(str(error).split())}") from None
+
+
+@torch.no_grad()
+def _probe(network: PreTrainedModel) -> dict[str, torch.Tensor]:
+    length = min(PROBE_LENGTH, network.config.max_position_embeddings)
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(network.config.vocab_size, (1, length), generator=generator)
+    return {"input_ids": input_ids, "logits": network.float()(input_ids).logits.contiguous()}
+
+
+def _logits_tolerance(release: Release) -> float:
+    """None for the same code on the same machine. The library's GPT-2 adds its numbers up in another order."""
+    return LOGITS_TOLERANCE * release.probe["logits"].abs().max().item() if release.facts.native else 0.0
+
+
+def _covers(tokens: int, vocab_size: int) -> bool:
+    """Whether a vocabulary is a tokenizer's, perhaps rounded up to a multiple of a power of two, as GPUs like it."""
+    return any(vocab_size == -(-tokens // 2**power) * 2**power for power in range(11))
+
+
+def _write_benchmark_results(folder: Path, results: list[Any]) -> None:
+    """The first measure of each benchmark that is on the Hub, in the form that leaderboards there read."""
+    first = {result.task_name: result for result in reversed(results) if "/" in result.dataset_type}
+    for task, result in first.items():
+        entry = EvalResultEntry(
+            dataset_id=result.dataset_type,
+            task_id=task,
+            value=result.metric_value,
+            source_name=result.source_name,
+            source_url=result.source_url,
+            notes=result.metric_name,
+        )
+        (folder / ".eval_results").mkdir(exist_ok=True)
+        text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+        (folder / ".eval_results" / f"{task}.yaml").write_text(text, encoding="utf-8")

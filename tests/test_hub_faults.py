@@ -1,0 +1,283 @@
+"""Publishing when the Hub or the way to it fails: one whole commit, or none, and a message that says which."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+from huggingface_hub import HfApi
+
+from publishing import hub as publishing_hub
+from publishing.hub import COMMIT_TITLE, PublishError, Repository
+from training.errors import InputError
+
+# What publishing with a tag asks of the Hub, over LFS.
+ENDPOINTS = {
+    "whoami": ("GET", r"/api/whoami-v2"),
+    "info": ("GET", r"/api/models/alice/model$"),
+    "create": ("POST", r"/api/repos/create"),
+    "refs": ("GET", r"/refs"),
+    "head": ("GET", r"/revision/main"),
+    "tree": ("GET", r"/tree/"),
+    "validate": ("POST", r"/api/validate-yaml"),
+    "preupload": ("POST", r"/preupload/"),
+    "batch": ("POST", r"/info/lfs/objects/batch"),
+    "upload": ("PUT", r"/upload/"),
+    "verify": ("POST", r"/api/lfs/.*/verify"),
+    "commit": ("POST", r"/commit/"),
+    "tag": ("POST", r"/tag/"),
+}
+FAULTS = {
+    "429": {"status": 429, "headers": {"Retry-After": "0"}},
+    "503": {"status": 503},
+    "dropped before the work": {"drop": "before"},
+    "dropped after the work": {"drop": "after"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    monkeypatch.setattr(publishing_hub, "FIRST_WAIT_SECONDS", 0.01)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Stands for a release: names and files."""
+    contents = {
+        "README.md": b"---\nlicense: apache-2.0\n---\n# A model\n",
+        "config.json": b"{}",
+        "model.safetensors": bytes(range(256)) * 40,
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    return {name: tmp_path / name for name in contents}
+
+
+@pytest.fixture
+def place(online_hub):
+    """Makes a repository to publish to, for a new token."""
+
+    def build(repo_id="alice/model", user="alice", token=None, scopes=None, role="write", **options):
+        token = token or online_hub.add_token(user, role, scopes)
+        return Repository(
+            repo_id, api=HfApi(endpoint=online_hub.endpoint, token=token), say=lambda line: None, **options
+        )
+
+    return build
+
+
+def publish(repository, files, tag=None):
+    repository.create()
+    commit = repository.commit(files)
+    if tag and not repository.tag(tag):
+        repository.set_tag(tag, commit.id)
+    return commit
+
+
+def published(hub, files, revision="main", repo_id="alice/model"):
+    """Whether a branch holds exactly the files, beside what the Hub itself puts into every repository."""
+    there = hub.repositories[repo_id].files(revision)
+    return {name: there[name] for name in there if name != ".gitattributes"} == {
+        name: file.read_bytes() for name, file in files.items()
+    }
+
+
+def commits_of(hub, repo_id="alice/model", revision="main"):
+    return [commit for commit in hub.repositories[repo_id].commits(revision) if commit.title == COMMIT_TITLE]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_a_passing_fault_anywhere_ends_in_exactly_one_commit(endpoint, fault, online_hub, place, files):
+    online_hub.fault(*ENDPOINTS[endpoint], **FAULTS[fault])
+    publish(place(), files, tag="v1")
+    assert not online_hub.faults, "nothing was asked of this endpoint"
+    assert published(online_hub, files)
+    assert len(commits_of(online_hub)) == 1
+    repository = online_hub.repositories["alice/model"]
+    assert repository.tags["v1"] == repository.branches["main"]
+
+
+@pytest.mark.parametrize("endpoint", ["whoami", "create", "validate", "commit"])
+def test_a_fault_that_stays_is_an_error_and_leaves_the_branch_alone(endpoint, online_hub, place, files):
+    online_hub.fault(*ENDPOINTS[endpoint], status=503, times=99)
+    with pytest.raises(PublishError, match=r"failed 5 times, at last with: 503 .*the same command goes on"):
+        publish(place(), files)
+    if endpoint != "create" and "alice/model" in online_hub.repositories:
+        assert commits_of(online_hub) == []
+    online_hub.faults.clear()
+    publish(place(), files)
+    assert published(online_hub, files)
+
+
+def test_a_request_to_wait_is_obeyed_up_to_a_minute(online_hub, place, files):
+    online_hub.fault(*ENDPOINTS["commit"], status=429, headers={"Retry-After": "3600"})
+    with pytest.raises(PublishError, match="asks to wait for 3600 seconds"):
+        publish(place(), files)
+    said = []
+    repository = place()
+    repository.say = said.append
+    online_hub.fault(*ENDPOINTS["commit"], status=429, headers={"Retry-After": "1"})
+    publish(repository, files)
+    assert [line.endswith("once more in 1 s") for line in said] == [True]
+
+
+def test_without_a_token_nothing_is_asked(online_hub, monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(InputError, match="there is no token: run `hf auth login`"):
+        Repository("alice/model", api=HfApi(endpoint=online_hub.endpoint))
+    assert online_hub.requests == []
+
+
+LAB = {"entity": {"type": "org", "name": "lab"}, "permissions": ["repo.write"]}
+
+
+@pytest.mark.parametrize(
+    ("rights", "repo_id", "message"),
+    [
+        ({"token": "hf_unknown" + "0" * 24}, "alice/model", "the token is not valid"),
+        ({"role": "read"}, "alice/model", "the token can only read"),
+        ({}, "bob/model", "belongs to alice, who cannot write to bob"),
+        ({"user": "carol"}, "lab/model", "belongs to carol, who cannot write to lab"),
+        ({"scopes": [LAB]}, "alice/model", "no write access to repositories of alice"),
+    ],
+)
+def test_a_token_without_the_right_is_refused_and_changes_nothing(rights, repo_id, message, online_hub, place, files):
+    online_hub.add_organization("lab", {"alice": "write", "carol": "read"})
+    online_hub.create("bob/model")
+    repository = place(repo_id, **rights)
+    with pytest.raises(InputError, match=message) as refusal:
+        publish(repository, files)
+    assert repository.token not in str(refusal.value)
+    assert {request.method for request in online_hub.requests} <= {"GET"}
+    assert list(online_hub.repositories) == ["bob/model"]
+
+
+@pytest.mark.parametrize("rights", [{}, {"scopes": [LAB]}])
+def test_a_member_with_the_right_publishes_for_an_organization(rights, online_hub, place, files):
+    online_hub.add_organization("lab", {"alice": "write"})
+    publish(place("lab/model", **rights), files)
+    assert published(online_hub, files, repo_id="lab/model")
+
+
+def test_a_right_that_is_withdrawn_meanwhile_is_an_error(online_hub, place, files):
+    online_hub.fault(*ENDPOINTS["commit"], status=403)
+    with pytest.raises(InputError, match="the token may not do this with alice/model"):
+        publish(place(), files)
+    assert commits_of(online_hub) == []
+
+
+def test_an_existing_public_repository_is_not_published_to_as_private(online_hub, place, files):
+    online_hub.create("alice/model")
+    with pytest.raises(InputError, match="alice/model is public, and publishing does not change that"):
+        publish(place(private=True), files)
+    assert commits_of(online_hub) == []
+
+
+def test_a_new_repository_is_private_where_asked(online_hub, place, files):
+    publish(place(private=True), files)
+    assert online_hub.repositories["alice/model"].private
+    publish(place(), {"config.json": files["config.json"]})
+    assert online_hub.repositories["alice/model"].private
+
+
+def test_somebody_elses_commit_meanwhile_is_reported_and_kept(online_hub, place, files):
+    online_hub.create("alice/model")
+
+    def interfere():
+        online_hub.commit("alice/model", {"config.json": b'{"theirs": true}'}, message="theirs")
+
+    online_hub.fault(*ENDPOINTS["commit"], call=interfere)
+    with pytest.raises(InputError, match="was changed by somebody else meanwhile"):
+        publish(place(), files)
+    assert online_hub.repositories["alice/model"].commits()[0].title == "theirs"
+    publish(place(), files)
+    assert published(online_hub, files)
+
+
+def test_publishing_again_changes_what_differs_and_takes_stale_files_away(online_hub, place, files):
+    first = publish(place(), files)
+    assert first.is_new
+    online_hub.commit(
+        "alice/model",
+        {"pytorch_model.bin": b"x", "modeling_old.py": b"x", "model-00001-of-00002.safetensors": b"x", "a.gguf": b"x"},
+    )
+    files["config.json"].write_bytes(b'{"more": "training"}')
+    second = publish(place(), files)
+    assert second.is_new
+    assert set(second.deleted) == {"pytorch_model.bin", "modeling_old.py", "model-00001-of-00002.safetensors"}
+    there = online_hub.repositories["alice/model"].files("main")
+    assert set(there) - {".gitattributes"} == {*files, "a.gguf"}
+    assert len(commits_of(online_hub)) == 2
+
+    third = publish(place(), files)
+    assert (third.is_new, third.id) == (False, second.id)
+    assert len(commits_of(online_hub)) == 2
+
+
+def test_a_branch_is_made_where_there_is_none(online_hub, place, files):
+    publish(place(revision="next"), files)
+    assert published(online_hub, files, "next")
+    assert commits_of(online_hub) == []
+
+
+@pytest.mark.parametrize("fault", [None, "503", "dropped before the work", "dropped after the work"])
+def test_a_pull_request_is_opened_once_and_needs_no_right_to_write(fault, online_hub, place, files):
+    online_hub.create("bob/model")
+    if fault:
+        online_hub.fault(*ENDPOINTS["commit"], **FAULTS[fault])
+    repository = place("bob/model", create_pr=True)
+    first = publish(repository, files)
+    again = publish(repository, files)
+    assert first.id == again.id
+    assert first.pull_request == again.pull_request
+    assert first.pull_request.endswith("/bob/model/discussions/1")
+    assert len(online_hub.repositories["bob/model"].pull_requests) == 1
+    assert commits_of(online_hub, "bob/model") == []
+
+
+def test_a_pull_request_needs_a_repository(online_hub, place, files):
+    with pytest.raises(InputError, match="there is nothing to propose this to"):
+        publish(place("bob/model", create_pr=True), files)
+
+
+PROGRAM = """\
+import sys
+from pathlib import Path
+from publishing.hub import Repository
+repository = Repository("alice/model")
+repository.create()
+print(repository.commit({file.name: file for file in Path(sys.argv[1]).iterdir()}).id)
+"""
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
+@pytest.mark.parametrize("endpoint", ["upload", "commit"])
+@pytest.mark.parametrize("xet", [False, True], ids=["LFS", "Xet"])
+def test_stopped_in_the_middle_and_run_again_makes_one_whole_commit(
+    stop, endpoint, xet, online_hub, files, tmp_path_factory
+):
+    home = tmp_path_factory.mktemp("home")
+    environment = {**os.environ, **online_hub.environment(online_hub.add_token("alice"), home)}
+    if not xet:
+        environment["HF_HUB_DISABLE_XET"] = "1"
+    method, path = ("POST", r"/xorbs?/|/shards?\b") if xet and endpoint == "upload" else ENDPOINTS[endpoint]
+    online_hub.fault(method, path, delay=3)
+    command = [sys.executable, "-c", PROGRAM, str(files["config.json"].parent)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while online_hub.faults and process.poll() is None:  # until the request is being worked on
+        time.sleep(0.02)
+    assert process.poll() is None, process.stderr.read().decode()
+    process.send_signal(stop)
+    with suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=30)
+    process.kill()
+    assert len(online_hub.repositories["alice/model"].commits()) <= 2
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert published(online_hub, files)
+    assert len(commits_of(online_hub)) == 1

@@ -1,0 +1,236 @@
+"""`hub_upload.py MODEL OWNER/NAME` from end to end, with the real client, against a Hub on this machine."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+import hub_upload
+from modeling_gpt_scratch import GPTScratchForSequenceClassification
+from publishing import hub as publishing_hub
+from tests.loopback_hub import LoopbackHub
+from tests.strangers import HIDE_THE_PACKAGE
+
+ROOT = Path(__file__).parent.parent
+COMMITTED = re.compile(r"^committed: ([0-9a-f]{40}); now opening it from there$", flags=re.MULTILINE)
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+@pytest.fixture
+def folder(run):
+    return run / "model"
+
+
+@pytest.fixture
+def token(online_hub, monkeypatch):
+    """Logs alice in. The processes that open the result take what they need from the environment too."""
+    token = online_hub.add_token("alice")
+    monkeypatch.setattr(publishing_hub, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setenv("HF_ENDPOINT", online_hub.endpoint)
+    monkeypatch.setenv("HF_TOKEN", token)
+    return token
+
+
+def publish(*arguments):
+    return hub_upload.main([str(argument) for argument in arguments])
+
+
+def run_program(hub, program, home, token=None):
+    """Runs a program as somebody who has nothing but the libraries."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", HIDE_THE_PACKAGE + program],
+        env=kept | hub.environment(token, home),
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_published_pinned_and_published_again_after_more_training(run, tmp_path):
+    """With everything as a user has it: the client's default transport, and processes of their own."""
+    with LoopbackHub() as hub:
+        token = hub.add_token("alice")
+        environment = {**os.environ, **hub.environment(token, tmp_path / "home")}
+        command = [sys.executable, str(ROOT / "hub_upload.py"), str(run / "model"), "alice/lighthouse"]
+
+        def publish_again(*options):
+            finished = subprocess.run(
+                [*command, *options], env=environment, capture_output=True, text=True, cwd=tmp_path, check=False
+            )
+            assert finished.returncode == 0, finished.stderr
+            assert token not in finished.stdout + finished.stderr
+            return finished.stdout
+
+        first = COMMITTED.search(printed := publish_again("--tag", "v1")).group(1)
+        assert f'AutoModelForCausalLM.from_pretrained("alice/lighthouse", revision="{first}"' in printed
+        assert hub.count("POST", r"/xet/v1/xorbs?/") == 1
+        repository = hub.repositories["alice/lighthouse"]
+        assert repository.tags == {"v1": first}
+        assert not any(token.encode() in content for content in repository.files("main").values())
+
+        # The card's own snippets, for somebody who is not logged in.
+        snippets = re.findall(r"```python\n(.*?)```", repository.files("main")["README.md"].decode(), flags=re.DOTALL)
+        assert ['revision="v1"' in snippet for snippet in snippets] == [True] * 3
+        (tmp_path / "reader").mkdir()
+        assert "The" in run_program(hub, "\n".join(snippets), tmp_path / "reader")
+
+        weights = load_file(run / "model" / "model.safetensors")
+        weights["model.norm.bias"] += 0.1
+        half = {name: weights[name] for name in list(weights)[:5]}
+        rest = {name: weights[name] for name in list(weights)[5:]}
+        for number, part in ((1, half), (2, rest)):
+            save_file(part, run / "model" / f"model-0000{number}-of-00002.safetensors", {"format": "pt"})
+        index = dict.fromkeys(half, "model-00001-of-00002.safetensors")
+        index |= dict.fromkeys(rest, "model-00002-of-00002.safetensors")
+        text = json.dumps({"metadata": {}, "weight_map": index})
+        (run / "model" / "model.safetensors.index.json").write_text(text)
+        (run / "model" / "model.safetensors").unlink()
+        printed = publish_again()
+        second = COMMITTED.search(printed).group(1)
+        assert "deleted: model.safetensors\n" in printed
+        assert [commit.id for commit in repository.commits()][:2] == [second, first]
+        assert not {"model.safetensors", "optimizer.pt", "training_args.bin"} & set(repository.files("main"))
+
+        assert "nothing to change: already published" in publish_again()
+        assert repository.branches["main"] == second
+
+
+def test_a_private_branch(folder, online_hub, token, capsys):
+    assert publish(folder, "alice/lighthouse", "--private", "--revision", "next") == 0
+    repository = online_hub.repositories["alice/lighthouse"]
+    assert repository.private
+    assert repository.branches["next"] == COMMITTED.search(capsys.readouterr().out).group(1)
+    assert set(repository.files("main")) == {".gitattributes"}
+
+
+@pytest.mark.slow
+def test_a_native_release_as_a_pull_request(folder, online_hub, token, capsys):
+    online_hub.create("bob/lighthouse")
+    assert publish(folder, "bob/lighthouse", "--create-pr", "--native") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{online_hub.endpoint}/bob/lighthouse/discussions/1"
+    proposed = online_hub.repositories["bob/lighthouse"].files("refs/pr/1")
+    assert not any(name.endswith(".py") for name in proposed)
+    assert b"trust_remote_code" not in proposed["README.md"]
+    assert set(online_hub.repositories["bob/lighthouse"].files("main")) == {".gitattributes"}
+
+
+@pytest.mark.slow
+def test_a_classifier(folder, online_hub, token, tmp_path, capsys):
+    labels = {0: "calm", 1: "stormy"}
+    GPTScratchForSequenceClassification.from_pretrained(folder, id2label=labels).save_pretrained(
+        tmp_path / "classifier"
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, tmp_path / "classifier")
+    assert publish(tmp_path / "classifier", "alice/weather", "--language", "en", "--tag", "v1") == 0
+    assert "AutoModelForSequenceClassification.from_pretrained" in capsys.readouterr().out
+    card = online_hub.repositories["alice/weather"].files("main")["README.md"].decode()
+    assert ModelCard(card).data.pipeline_tag == "text-classification"
+    (tmp_path / "reader").mkdir()
+    snippets = "\n".join(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL))
+    assert re.search("'label': '(calm|stormy)'", run_program(online_hub, snippets, tmp_path / "reader"))
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        ("stored", "model.safetensors is not what was sent"),
+        ("served", "these files are not what was sent: model.safetensors"),
+    ],
+)
+def test_a_corrupted_upload_is_found_by_the_verification(where, found, folder, online_hub, token, capsys):
+    online_hub.corrupt(r"model\.safetensors", where=where)
+    assert publish(folder, "alice/lighthouse", "--tag", "v1") == 1
+    captured = capsys.readouterr()
+    assert found in captured.err
+    assert "is there, but does not verify" in captured.err
+    assert "verified" not in captured.out
+    assert online_hub.repositories["alice/lighthouse"].tags == {}
+
+
+@pytest.mark.slow
+def test_a_download_that_is_cut_off_is_verified_again(folder, online_hub, token, capsys):
+    online_hub.fault("GET", r"/resolve/.*/tokenizer\.json", truncate=1000, times=1)
+    assert publish(folder, "alice/lighthouse") == 0
+    assert not online_hub.faults
+    assert "verified: " in capsys.readouterr().out
+
+
+def test_a_wrong_token_and_a_taken_tag_change_nothing(folder, online_hub, token, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "wrong" * 6)
+    assert publish(folder, "alice/lighthouse") == 2
+    captured = capsys.readouterr()
+    assert "the token is not valid: log in again" in captured.err
+    assert "wrong" not in captured.out + captured.err
+    assert online_hub.repositories == {}
+
+    monkeypatch.setenv("HF_TOKEN", token)
+    online_hub.create("alice/lighthouse")
+    monkeypatch.setattr(hub_upload, "check_release", lambda release, token: {"answer": ""})  # elsewhere
+    online_hub.repositories["alice/lighthouse"].tags["v1"] = online_hub.commit("alice/lighthouse", {"config.json": b""})
+    assert publish(folder, "alice/lighthouse", "--tag", "v1") == 2
+    assert "the tag v1 exists and names another release" in capsys.readouterr().err
+    assert len(online_hub.repositories["alice/lighthouse"].commits()) == 2
+
+
+def test_ctrl_c_and_offline_mode_are_answered_in_one_line(folder, online_hub, token, capsys, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hub_upload, "check_release", interrupt)
+    assert publish(folder, "alice/lighthouse") == 130
+    assert capsys.readouterr().err.startswith("interrupted: ")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert publish(folder, "alice/lighthouse") == 2
+    assert capsys.readouterr().err == "error: HF_HUB_OFFLINE is set, so nothing can be published: unset it\n"
+
+
+PUSH = """
+from transformers import AutoTokenizer, DataCollatorForLanguageModeling, Trainer, TrainingArguments
+import modeling_gpt_scratch
+from transformers import AutoModelForCausalLM
+tokenizer = AutoTokenizer.from_pretrained({folder!r})
+model = AutoModelForCausalLM.from_pretrained({folder!r})
+arguments = TrainingArguments("pushed", push_to_hub=True, hub_model_id="alice/pushed", max_steps=2, report_to=[])
+rows = [tokenizer("It was a bright morning, and the gulls said nothing.") for _ in range(8)]
+collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+trainer = Trainer(model, arguments, train_dataset=rows, data_collator=collator, processing_class=tokenizer)
+trainer.train()
+trainer.push_to_hub()
+"""
+OPEN = """
+from transformers import AutoModel, AutoModelForCausalLM, pipeline
+AutoModel.from_pretrained("alice/pushed", trust_remote_code=True)
+print(AutoModelForCausalLM.from_pretrained("alice/pushed", trust_remote_code=True).__module__)
+print(pipeline("text-generation", model="alice/pushed", trust_remote_code=True)("It was")[0]["generated_text"])
+"""
+
+
+def test_a_trainers_own_push_to_hub_yields_a_loadable_repository(folder, tmp_path):
+    with LoopbackHub() as hub:
+        environment = {**os.environ, **hub.environment(hub.add_token("alice"), tmp_path / "home")}
+        environment["PYTHONPATH"] = str(ROOT)
+        program = PUSH.format(folder=str(folder))
+        pushed = subprocess.run(
+            [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert pushed.returncode == 0, pushed.stderr
+        (tmp_path / "reader").mkdir()
+        module, text = run_program(hub, OPEN, tmp_path / "reader").split("\n", 1)
+        assert module.startswith("transformers_modules.")
+        assert text.startswith("It was")

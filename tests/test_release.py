@@ -1,0 +1,338 @@
+"""What `hub_upload.py --dry-run` lets pass and what it refuses, and why."""
+
+import getpass
+import json
+import shutil
+import socket
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+import hub_upload
+from hub_upload import check_release, prepare_release
+from modeling_gpt_scratch import GPTScratchForCausalLM, GPTScratchForTokenClassification
+from publishing.confidential import personal_data_in, secrets_in
+from publishing.record import RunRecord
+from training.errors import InputError
+
+MODEL = {
+    *("README.md", "config.json", "configuration_gpt_scratch.py", "generation_config.json"),
+    *("model.safetensors", "modeling_gpt_scratch.py", "tokenizer.json", "tokenizer_config.json"),
+}
+RECORD = {"loss.png", "metrics.jsonl", "recipe.yaml", "run.json"}
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """A copy of a finished run that a test may damage."""
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+@pytest.fixture
+def folder(run):
+    return run / "model"
+
+
+def edit_json(file, **changes):
+    fields = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in (fields | changes).items() if value != "absent"}))
+
+
+def edit_config(folder, **changes):
+    edit_json(folder / "config.json", **changes)
+
+
+def test_a_good_folder_is_opened_as_a_stranger_and_listed(folder, capsys):
+    (folder / "notes.txt").write_text("private")
+    (folder / "training_args.bin").write_bytes(b"left by a Trainer")
+    assert hub_upload.main([str(folder), "alice/lighthouse", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "opens in a process without this project" in printed
+    listed, left_out = printed.split("stays here:")
+    assert left_out.strip() == "notes.txt, training_args.bin"
+    assert {line.split("bytes  ")[1] for line in listed.splitlines() if "bytes  " in line} == MODEL | RECORD
+
+
+def test_a_release_of_another_form_is_whole_too(folder, tmp_path):
+    (tmp_path / "native").mkdir()
+    native = prepare_release(folder, tmp_path / "native", "alice/lighthouse", native=True)
+    assert set(native.files) == {name for name in MODEL | RECORD if not name.endswith(".py")}
+    assert "auto_map" not in native.facts.config
+    assert check_release(native)["code"].startswith("transformers.models.gpt2")
+
+    GPTScratchForTokenClassification.from_pretrained(folder).to(torch.bfloat16).save_pretrained(tmp_path / "tagger")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, tmp_path / "tagger")
+    (tmp_path / "tagging").mkdir()
+    tagging = prepare_release(tmp_path / "tagger", tmp_path / "tagging", "alice/tagger")
+    assert set(tagging.files) == MODEL - {"generation_config.json"}
+    assert "entity" in check_release(tagging)["answer"]
+
+
+def spoil_weights(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def add_pickle(folder):
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def add_import(folder):
+    file = folder / "modeling_gpt_scratch.py"
+    file.write_text("import einops\n" + file.read_text())
+
+
+def add_line(folder):
+    file = folder / "modeling_gpt_scratch.py"
+    file.write_text(file.read_text() + "\nprint('hello')\n")
+
+
+def drop_class(folder):
+    file = folder / "modeling_gpt_scratch.py"
+    file.write_text(file.read_text().replace("class GPTScratchModel(", "class Renamed("))
+
+
+def other_code(folder):
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    edit_config(folder, auto_map=auto_map | {"AutoModel": "bob/model--modeling_bob.BobModel"})
+
+
+FILES_REFUSED = [
+    (lambda folder: shutil.rmtree(folder), "does not exist"),
+    (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
+    (lambda folder: (folder / "config.json").write_text("[]"), "config.json cannot be read: it holds no mapping"),
+    (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer (tokenizer.json)"),
+    (lambda folder: (folder / "tokenizer_config.json").unlink(), "has no tokenizer_config.json"),
+    (lambda folder: edit_json(folder / "tokenizer_config.json", auto_map={}), "a tokenizer with code of its own"),
+    (lambda folder: (folder / "generation_config.json").unlink(), "has no generation_config.json"),
+    (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
+    (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 9), "model.safetensors cannot be read"),
+    (spoil_weights, "model.safetensors holds NaN or infinity in model.norm.weight: take an earlier checkpoint"),
+    (lambda folder: (folder / "optimizer.pt").touch(), "holds optimizer.pt, so it is a checkpoint to go on training"),
+    (add_pickle, "pytorch_model.bin can run code when it is opened"),
+    (lambda folder: (folder / "modeling_gpt_scratch.py").write_text("class"), "is not Python code"),
+    (lambda folder: edit_config(folder, auto_map={"AutoModel": 3}), "auto_map's AutoModel is 3, not module.Class"),
+    (add_import, "modeling_gpt_scratch.py, line 1: imports einops, which users may not have"),
+    (add_line, "modeling_gpt_scratch.py is not this project's file, and nobody else's code is published"),
+    (drop_class, "but modeling_gpt_scratch.py has no class GPTScratchModel"),
+    (other_code, "AutoModel is bob/model--modeling_bob.BobModel, but the folder holds no modeling_bob.py of its own"),
+    (lambda folder: edit_config(folder, model_type="bob"), "only models of this project are published"),
+    (lambda folder: edit_config(folder, architectures=["GPTScratchModel"]), "says architectures ['GPTScratchModel']"),
+    (lambda folder: edit_config(folder, auto_map={}), "config.json has no AutoModelForCausalLM in auto_map"),
+    (
+        lambda folder: (folder / "modeling_gpt_scratch.py").unlink(),
+        "but the folder holds no modeling_gpt_scratch.py of its own",
+    ),
+    (lambda folder: edit_config(folder, hidden_size=40), "does not open: "),
+    (lambda folder: edit_json(folder.parent / "run.json", result="absent"), "is not finished: run.json"),
+    (lambda folder: (folder.parent / "run.json").write_text("{"), "record beside"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), FILES_REFUSED)
+def test_a_folder_that_no_release_can_be_made_of_is_refused(damage, message, folder, capsys):
+    damage(folder)
+    assert hub_upload.main([str(folder), "alice/lighthouse", "--dry-run"]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert all(line.startswith("error: ") for line in captured.err.splitlines() if "Loading weights" not in line)
+    assert "would be published" not in captured.out
+
+
+def shorten_tokenizer(folder):
+    """Its last token goes: nothing that rounds a vocabulary up explains the missing one."""
+    edit_config(folder, vocab_size=401)
+    weights = load_file(folder / "model.safetensors")
+    embeddings = weights["model.embed_tokens.weight"]
+    weights["model.embed_tokens.weight"] = torch.cat([embeddings, embeddings[:1]])
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: edit_config(folder, num_hidden_layers=3), "missing weights: model.layers.2."),
+        (lambda folder: edit_config(folder, num_hidden_layers=1), "unexpected weights: model.layers.1."),
+        (lambda folder: edit_config(folder, eos_token_id=3), "eos_token_id is 0 in the tokenizer, but 3 in config"),
+        (shorten_tokenizer, "the tokenizer has 400 tokens, but vocab_size is 401: it belongs to another model"),
+        (
+            lambda folder: edit_json(folder / "tokenizer_config.json", model_max_length=65),
+            "the tokenizer's model_max_length is 65, but the model has 64 positions",
+        ),
+        (
+            lambda folder: (folder / "README.md").write_text(f"---\nlicense: mit\n---\nTODO: hf_{'a1' * 20}\n"),
+            "README.md still says 'TODO'",
+        ),
+    ],
+)
+def test_a_release_that_strangers_could_not_use_is_refused(damage, message, folder, capsys):
+    damage(folder)
+    assert hub_upload.main([str(folder), "alice/lighthouse", "--dry-run"]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "a1a1" not in captured.err + captured.out
+    assert ("README.md holds a Hugging Face token" in captured.err) == ("TODO" in message)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "hf_" + "aB3" * 12,
+        "sk-proj-" + "aB3_" * 10,
+        "AKIA" + "ABCD" * 4,
+        "ghp_" + "aB3" * 12,
+        "github_pat_" + "aB3_" * 10,
+        "-----BEGIN OPENSSH PRIVATE KEY-----",
+        "what the user is logged in with",
+    ],
+)
+def test_a_secret_is_found_in_any_file_and_never_shown(secret, tmp_path):
+    (tmp_path / ".eval_results").mkdir()
+    for name in ("README.md", "tokenizer.json", ".eval_results/task.yaml", "loss.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG\x00 " + secret.encode() + b" ")
+    save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors", {"note": secret})
+    found = secrets_in(tmp_path, "what the user is logged in with")
+    files = [".eval_results/task.yaml", "README.md", "loss.png", "model.safetensors", "tokenizer.json"]
+    assert [line.split(" holds ")[0] for line in found] == files
+    assert not any(secret in line for line in found)
+
+
+def test_ordinary_text_is_no_secret(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("ask-me-anything-about-this-long-word, hf_hub_download, BEGIN PRIVATE KEY\n")
+    assert secrets_in(tmp_path, None) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ("/srv/books", "an absolute path"),
+        ("see /srv", "an absolute path"),
+        ("~/books", "an absolute path"),
+        ("C:\\books", "an absolute path"),
+        ("file:///srv", "an absolute path"),
+        ("bob@lab.example.org", "an address"),
+        ("run-of-ann", "your user name"),
+        ("books on LIGHTHOUSE-7", "this machine's name"),
+    ],
+)
+def test_a_record_that_names_somebody_or_some_place_is_refused(value, what, monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: "ann")
+    monkeypatch.setattr(socket, "gethostname", lambda: "lighthouse-7")
+    recipe, run = {"corpus": value, "seed": 1}, {"data": {"corpus": [{"path": value}]}}
+    assert personal_data_in(RunRecord(recipe, run, ())) == [
+        f"recipe.yaml: corpus holds {what}: change it in the run folder",
+        f"run.json: data.corpus.path holds {what}: change it in the run folder",
+    ]
+
+
+def test_a_finished_runs_own_record_names_nobody(finished_run, monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: "planner")  # a part of a word is no name
+    recipe = yaml.safe_load((finished_run / "recipe.yaml").read_text())
+    assert personal_data_in(RunRecord(recipe, json.loads((finished_run / "run.json").read_text()), ())) == []
+    hub = {"corpus": "hf:owner/name", "data_dir": "data/x", "note": "https://example.org/a and 3/4 @ 2.5 GHz"}
+    assert personal_data_in(RunRecord(hub, {}, ())) == []
+
+
+def test_a_recipe_with_a_path_is_refused_by_the_command(run, capsys):
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"run_name": "/srv/books"}))
+    assert hub_upload.main([str(run / "model"), "alice/lighthouse", "--dry-run"]) == 2
+    assert "error: recipe.yaml: run_name holds an absolute path" in capsys.readouterr().err
+
+
+def test_the_card_tells_what_the_record_says(folder, tmp_path):
+    (tmp_path / "release").mkdir()
+    release = prepare_release(folder, tmp_path / "release", "alice/lighthouse", revision="v1", languages=("en",))
+    card = ModelCard.load(release.folder / "README.md")
+    record = json.loads((folder.parent / "run.json").read_text())["result"]
+    assert card.data.license == "apache-2.0"
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "text-generation"
+    assert card.data.language == ["en"]
+    assert card.data.metrics == ["loss", "perplexity", "bits_per_byte"]
+    measured = {(result.dataset_split, result.metric_type): result.metric_value for result in card.data.eval_results}
+    assert measured["test", "loss"] == round(record["test_loss"], 4)
+    assert measured["validation", "bits_per_byte"] == round(record["eval_bits_per_byte"], 4)
+    for text in (
+        f"{record['parameters']:,} parameters",
+        f"{record['tokens']:,} (",
+        "the author's own text `lighthouse.txt`",
+        "![Loss by step](loss.png)",
+        'revision="v1"',
+        *release.facts.code.values(),
+    ):
+        assert text in card.text, text
+    assert "COMMIT" not in card.text
+
+
+def test_an_authors_own_card_is_kept_and_its_metadata_completed(folder, tmp_path):
+    (folder / "README.md").write_text("---\nlicense: mit\ntags:\n- poetry\n---\n\n# Mine\n\nAll of it.\n")
+    (tmp_path / "release").mkdir()
+    release = prepare_release(folder, tmp_path / "release", "alice/lighthouse")
+    card = ModelCard.load(release.folder / "README.md")
+    assert card.text.strip() == "# Mine\n\nAll of it."
+    assert (card.data.license, card.data.tags, card.data.language) == ("mit", ["poetry"], ["und"])
+
+
+LM_EVAL = {
+    "results": {"lambada_openai": {"alias": "lambada_openai", "acc,none": 0.123456, "acc_stderr,none": 0.01}},
+    "configs": {"lambada_openai": {"dataset_path": "EleutherAI/lambada_openai", "test_split": "test"}},
+    "n-shot": {"lambada_openai": 0},
+    "lm_eval_version": "0.4.12",
+}
+
+
+def test_results_of_lm_eval_are_on_the_card_and_in_the_hubs_own_form(folder, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(LM_EVAL))
+    (tmp_path / "release").mkdir()
+    evaluations = (tmp_path / "results.json",)
+    release = prepare_release(folder, tmp_path / "release", "alice/lighthouse", evaluations=evaluations)
+    result = ModelCard.load(release.folder / "README.md").data.eval_results[-1]
+    assert (result.dataset_type, result.metric_type, result.metric_value) == (
+        "EleutherAI/lambada_openai",
+        "acc",
+        0.1235,
+    )
+    [entry] = yaml.safe_load(release.files[".eval_results/lambada_openai.yaml"].read_text())
+    assert entry["dataset"] == {"id": "EleutherAI/lambada_openai", "task_id": "lambada_openai"}
+    assert (entry["value"], entry["notes"]) == (0.1235, "acc, 0-shot")
+
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(InputError, match="holds no results of lm-eval"):
+        prepare_release(folder, tmp_path / "release", "alice/lighthouse", evaluations=evaluations)
+
+
+def test_a_model_without_a_record_says_so(tiny_model, tokenizer, tmp_path):
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    GPTScratchForCausalLM(tiny_model(vocab_size=400, **special).config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "release").mkdir()
+    release = prepare_release(tmp_path / "model", tmp_path / "release", "alice/lighthouse")
+    assert set(release.files) == MODEL
+    text = (release.folder / "README.md").read_text()
+    assert "This repository holds no record of how the model was trained" in text
+    assert "No measurements are recorded" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dry-run", "--language", "English"], "the language 'English', which is no ISO 639 code"),
+        (["--native", "--dry-run"], None),
+        ([], "OWNER/NAME is missing"),
+        (["alice"], "alice is no repository's name: write OWNER/NAME"),
+        (["alice/x", "--create-pr", "--tag", "v1"], "--create-pr makes none: tag it when it is merged"),
+        (["alice/x", "--create-pr", "--private"], "--create-pr needs one that exists"),
+        (["alice/x", "--create-pr", "--revision", "b"], "leave one of the two out"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message, folder, capsys):
+    assert hub_upload.main([str(folder), *options]) == (2 if message else 0)
+    assert (message or "") in capsys.readouterr().err
