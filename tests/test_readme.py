@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conversions import book_model, fused_model, gpt2_model, write_gpt2, write_nanogpt, write_source
+from tests.loopback_hub import LoopbackHub
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,7 +41,7 @@ def program(line: str) -> list[str]:
 def clone(tmp_path_factory, tokenizer) -> Path:
     """A clone to work in, with the user's own files that the README speaks of."""
     folder = tmp_path_factory.mktemp("clone")
-    for name in ("Makefile", "configuration", "hub_upload.py", "modeling_gpt_scratch", "training"):
+    for name in ("Makefile", "configuration", "hub_upload.py", "modeling_gpt_scratch", "publishing", "training"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "my-texts").mkdir()
     (folder / "my-texts" / "a.txt").write_text("Once upon a time there was a tokenizer that ate words.\n" * 200)
@@ -54,8 +55,8 @@ def clone(tmp_path_factory, tokenizer) -> Path:
     return folder
 
 
-def run(words: list[str], clone: Path) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def run(words: list[str], clone: Path, **variables: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
     finished = subprocess.run(
         words, cwd=clone, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
     )
@@ -71,9 +72,12 @@ def test_every_command_of_the_readme_runs_and_every_snippet_after_it(clone):
     assert run(program(demo[1]), clone).startswith("def ")
 
     others = [line for line in commands() if "make" not in line]
-    assert [line.split()[0] for line in others] == ["python"] * 7
-    for line in others:
-        assert run(program(line), clone)
+    assert [line.split()[0] for line in others] == ["python"] * 8
+    with LoopbackHub() as hub:
+        logged_in = hub.environment(hub.add_token("alice"), clone / "home")
+        for line in others:
+            assert run(program(line), clone, **logged_in)
+    assert set(hub.repositories["alice/demo"].tags) == {"v1"}
 
     snippets = blocks("python")
     assert len(snippets) == 2
