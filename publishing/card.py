@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from training.errors import InputError
+
 from .record import RunRecord, describe_corpus
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -57,10 +59,16 @@ def write_card(facts: CardFacts, own_card: Path | None) -> str:
 
     Args:
         own_card: the author's, which is kept as it is; only what its metadata lack is added.
+
+    Raises:
+        InputError: the author's card has metadata that are no YAML.
     """
     metadata = _metadata(facts)
     if own_card is not None:
-        card = ModelCard.load(own_card)
+        try:
+            card = ModelCard(own_card.read_text(encoding="utf-8"))
+        except (ValueError, TypeError, yaml.YAMLError) as error:
+            raise InputError(f"README.md's metadata cannot be read: {' '.join(str(error).split())}") from None
         missing = {name: value for name, value in metadata.to_dict().items() if card.data.get(name) is None}
         for name, value in missing.items():
             card.data[name] = value
@@ -85,10 +93,7 @@ def write_card(facts: CardFacts, own_card: Path | None) -> str:
 
 def problems_of_card(text: str, facts: CardFacts) -> list[str]:
     """Why a card cannot be published."""
-    try:
-        data = ModelCard(text).data.to_dict()
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        return [f"README.md's metadata cannot be read: {' '.join(str(error).split())}"]
+    data = ModelCard(text).data.to_dict()
     required = list(REQUIRED)
     if facts.record and facts.record.dataset:
         required.append("datasets")

@@ -89,7 +89,7 @@ class Repository:
         self.private = private
         self.revision = revision
         self.create_pr = create_pr
-        self.api = api or HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="gpt-scratch")
+        self.api = api or HfApi(endpoint=_endpoint(), library_name="gpt-scratch")
         self.say = say
         self.token = self.api.token or get_token()
         if not self.token:
@@ -265,6 +265,8 @@ class Repository:
                 status = _status_of(error)
                 if status in (401, 403):
                     raise InputError(f"{what}: {_explain_refusal(status, self.repo_id)}") from None
+                if isinstance(error, ValueError) and not _may_pass(error) and status != 412:
+                    raise InputError(f"{what}: the Hub refuses it: {_describe_error(error)}") from None
                 if not (status == 412 or _may_pass(error)):
                     raise PublishError(f"{what} failed: {_describe_error(error)}") from None
                 done = made()
@@ -282,6 +284,11 @@ class Repository:
                 time.sleep(pause)
                 wait *= 2
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _endpoint() -> str | None:
+    """Where HF_ENDPOINT says; `None` means the Hub itself."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
 
 
 def _refuse_without_right(who: dict[str, Any], repo_id: str, create_pr: bool) -> None:

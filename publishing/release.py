@@ -233,9 +233,11 @@ def problems_found(release: Release, found: dict[str, Any]) -> list[str]:
             f"the tokenizer has {found['tokens']:,} tokens, but vocab_size is {found['vocab_size']:,}: it belongs to "
             "another model"
         )
-    for name, (tokenizer, config) in found["special_tokens"].items():
-        if tokenizer != config and not (isinstance(config, list) and tokenizer in config):
-            problems.append(f"{name} is {tokenizer} in the tokenizer, but {config} in config.json")
+    problems += [
+        f"{name} is {there}, but the tokenizer's is {tokenizer}: put the file right"
+        for name, (tokenizer, there) in found["special_tokens"].items()
+        if tokenizer != there and not (isinstance(there, list) and tokenizer in there)
+    ]
     tokenizer_length, positions = found["lengths"]
     if tokenizer_length > positions:
         shown = f"{tokenizer_length:,}" if tokenizer_length < 10**9 else "not set"

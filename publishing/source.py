@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 import modeling_gpt_scratch
+from training.checkpoints import STAGING
 
 # What a release takes from the model folder. Anything else stays at home.
 MODEL_FILES = (
@@ -41,7 +42,7 @@ NATIVE_CLASS = "GPT2LMHeadModel"
 # Formats that can run code when they are opened, but for what every `Trainer` leaves beside its models.
 PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 HARMLESS_AT_HOME = "training_args.bin"
-CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "optimizer.bin", "scheduler.pt")
+CHECKPOINT_FILES = ("optimizer.pt", "optimizer.bin", "scheduler.pt")
 ALLOWED_IMPORTS = {"torch", "transformers", "huggingface_hub"}
 
 
@@ -74,6 +75,8 @@ def problems_of_source(folder: Path, native: bool) -> list[str]:
     """
     if not folder.is_dir():
         return [f"{folder} is no folder" if folder.exists() else f"{folder} does not exist"]
+    if STAGING in folder.resolve().parts:
+        return [f"{folder} is a checkpoint that is still being saved, or was given up"]
     leftovers = [name for name in CHECKPOINT_FILES if (folder / name).exists()]
     if leftovers:
         return [
@@ -90,8 +93,8 @@ def problems_of_source(folder: Path, native: bool) -> list[str]:
     elif not (folder / "tokenizer_config.json").is_file():
         problems.append(f"{folder} has no tokenizer_config.json: save the tokenizer with save_pretrained")
     problems += [
-        f"{file.relative_to(folder)} can run code when it is opened: convert it to safetensors or take it out"
-        for file in sorted(folder.rglob("*"))
+        f"{file.name} can run code when it is opened: convert it to safetensors or take it out"
+        for file in sorted(folder.iterdir())
         if file.suffix in PICKLES and file.name != HARMLESS_AT_HOME
     ]
     problems += _problems_of_weights(folder)

@@ -55,8 +55,10 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         "tokens": len(tokenizer),
         "vocab_size": config.vocab_size,
         "special_tokens": {
-            name: [getattr(tokenizer, name), getattr(config, name, None)]
+            f"{name} in {file}": [getattr(tokenizer, name), getattr(fields, name, None)]
+            for file, fields in (("config.json", config), ("generation_config.json", model.generation_config))
             for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+            if fields is not None  # classifiers generate nothing
         },
         "lengths": [tokenizer.model_max_length, config.max_position_embeddings],
     }

@@ -130,6 +130,7 @@ FILES_REFUSED = [
         "but the folder holds no modeling_gpt_scratch.py of its own",
     ),
     (lambda folder: edit_config(folder, hidden_size=40), "does not open: "),
+    (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "README.md's metadata cannot be read"),
     (lambda folder: edit_json(folder.parent / "run.json", result="absent"), "is not finished: run.json"),
     (lambda folder: (folder.parent / "run.json").write_text("{"), "record beside"),
 ]
@@ -159,7 +160,14 @@ def shorten_tokenizer(folder):
     [
         (lambda folder: edit_config(folder, num_hidden_layers=3), "missing weights: model.layers.2."),
         (lambda folder: edit_config(folder, num_hidden_layers=1), "unexpected weights: model.layers.1."),
-        (lambda folder: edit_config(folder, eos_token_id=3), "eos_token_id is 0 in the tokenizer, but 3 in config"),
+        (
+            lambda folder: edit_config(folder, eos_token_id=3),
+            "eos_token_id in config.json is 3, but the tokenizer's is 0",
+        ),
+        (
+            lambda folder: edit_json(folder / "generation_config.json", pad_token_id=7),
+            "pad_token_id in generation_config.json is 7, but the tokenizer's is 1",
+        ),
         (shorten_tokenizer, "the tokenizer has 400 tokens, but vocab_size is 401: it belongs to another model"),
         (
             lambda folder: edit_json(folder / "tokenizer_config.json", model_max_length=65),
