@@ -45,7 +45,7 @@ def test_nothing_has_a_checkpoints_name_before_it_is_complete(checkpoints, monke
     def fail(*_):
         raise OSError("no space")
 
-    monkeypatch.setattr("training.checkpoints._flush", fail)
+    monkeypatch.setattr("training.durable.flush", fail)
     with pytest.raises(OSError, match="no space"):
         save(checkpoints, 7)
     assert checkpoints.all() == []

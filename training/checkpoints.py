@@ -12,11 +12,11 @@ A checkpoint is written to a hidden folder and takes its name when everything in
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from .durable import give_name
 from .errors import InputError
 from .monitoring import read_metrics
 
@@ -130,17 +130,13 @@ class Checkpoints:
         staged, final = self.staging / f"{PREFIX}{step}", self.run / f"{PREFIX}{step}"
         files = {}
         for file in sorted(path for path in staged.rglob("*") if path.is_file()):
-            _flush(file)
             files[file.relative_to(staged).as_posix()] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
         manifest = {"step": step, "fingerprint": self.fingerprint, "files": files}
         manifest["sha256"] = _own_hash(manifest)
         (staged / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        _flush(staged / MANIFEST)
-        _flush(staged)
         if final.exists():  # the same step, reached again from an older checkpoint
             shutil.rmtree(final)
-        staged.rename(final)
-        _flush(self.run)
+        give_name(staged, final)
         self.discard_staging()
         self._prune()
         return final
@@ -169,12 +165,3 @@ def _own_hash(manifest: dict[str, Any]) -> str:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file or folder is on the disk, so that a power cut cannot take back what a rename promised."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,8 +10,8 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .durable import write_durably
 from .flops import measured_peak
-from .run_folder import write_atomically
 
 METRICS = "metrics.jsonl"
 # What a training line holds of what the Trainer logs.
@@ -85,7 +85,7 @@ class RunMonitor(TrainerCallback):
             return
         # A run that is resumed repeats the steps after its checkpoint, so their lines go.
         kept = [line for line in read_metrics(self.folder) if line["step"] <= state.global_step and state.global_step]
-        write_atomically(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
+        write_durably(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
         elapsed = kept[-1]["elapsed_seconds"] if kept else 0.0
         self.started_at = time.perf_counter() - elapsed
         self.previous = (elapsed, state.global_step)

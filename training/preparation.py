@@ -18,10 +18,11 @@ from configuration.recipe import RunConfig
 from . import shard_writer
 from .corpus import SPLITS, Corpus, Position, Split, Stretch, Survey, plan_split, split_documents, survey
 from .duplicates import KEY_BYTES, SeenDocuments
+from .durable import write_durably
 from .encoding import BatchEncoder, EncodingProcesses
 from .errors import InputError
 from .overlap import describe_overlap, measure_overlap
-from .shard_writer import GrowingFile, PartWriter, write_durably
+from .shard_writer import GrowingFile, PartWriter
 from .shards import FORMAT, MANIFEST, TokenShards, TokenVector
 from .sources import open_corpus
 from .token_files import find_token_files, prepare_token_files

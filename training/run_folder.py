@@ -24,6 +24,7 @@ import torch
 
 from configuration.recipe import MODEL_FIELDS, Recipe, RecipeError, differences, dump_recipe
 
+from .durable import write_durably
 from .errors import InputError
 
 # Group -> the recipe's fields in it. All other fields but the model's are in the group `other`.
@@ -176,7 +177,7 @@ class RunFolder:
         if record is None or self.allowed:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_record({**describe_environment(), "data": data, "planned": planned})
-            write_atomically(self._recipe_file, dump_recipe(self.recipe))
+            write_durably(self._recipe_file, dump_recipe(self.recipe))
 
     def discard_if_empty(self) -> None:
         """Takes back the folder of a run that then does not begin."""
@@ -214,18 +215,11 @@ class RunFolder:
         self._write_record({**self.record(), "result": result})
 
     def _write_record(self, record: dict[str, Any]) -> None:
-        write_atomically(self._record_file, json.dumps(record, indent=2) + "\n")
+        write_durably(self._record_file, json.dumps(record, indent=2) + "\n")
 
 
 def _hashes(data: dict[str, Any]) -> tuple[str, str]:
     return data["corpus"]["sha256"], data["tokenizer_sha256"]
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Replaces a small file so that a reader sees the old or the new content, never a part."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
 
 
 def describe_environment() -> dict[str, Any]:

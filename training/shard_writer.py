@@ -18,29 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from .durable import give_name
+
 TOKENS_PER_SHARD = 2**25  # 64 MiB of uint16
 COPIED_TOGETHER = 2**20  # bytes
 SAFETENSORS_DTYPES = {"uint16": "U16", "uint32": "U32"}
-
-
-def write_durably(file: Path, text: str) -> None:
-    """Replaces a file as a whole: after a crash it holds the old text or the new one."""
-    temporary = file.with_name(f"{file.name}.new")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
-    sync_folder(file.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_length(file: Path, length: int) -> None:
@@ -163,11 +145,8 @@ class PartWriter:
                 target.write(piece)
                 sha256.update(piece)
                 piece = source.read(COPIED_TOGETHER)
-            target.flush()
-            os.fsync(target.fileno())
             written = target.tell()
-        temporary.replace(file)
-        sync_folder(file.parent)
+        give_name(temporary, file)
         self._outdated.append(self._waiting.file)
         tokens = size // self.dtype.itemsize
         self.shards.append({"file": file.name, "tokens": tokens, "bytes": written, "sha256": sha256.hexdigest()})

@@ -18,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from .durable import write_durably
 from .errors import InputError
 from .overlap import describe_overlap, measure_overlap
-from .shard_writer import SAFETENSORS_DTYPES, write_durably
+from .shard_writer import SAFETENSORS_DTYPES
 from .shards import FORMAT, MANIFEST, TokenVector, file_sha256
 from .tokenizer import tokenizer_sha256
 from .work_folder import work_on

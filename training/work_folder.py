@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from .durable import give_name, write_durably
 from .errors import InputError
-from .shard_writer import sync_folder, write_durably
 
 
 class WorkFolder:
@@ -47,15 +47,7 @@ class WorkFolder:
 
     def complete(self, folder: Path) -> None:
         """Gives the data its final name."""
-        for path in self.data.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as stream:
-                    os.fsync(stream.fileno())
-            else:
-                sync_folder(path)
-        sync_folder(self.data)
-        self.data.rename(folder)
-        sync_folder(folder.parent)
+        give_name(self.data, folder)
 
 
 @contextmanager
