@@ -130,20 +130,14 @@ class ReliableTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _progress(self) -> dict[str, Any]:
-        """What the library forgets between two logged lines, and we between two steps."""
+        """What the library's checkpoint lacks."""
         return {
-            "pending_loss": self._tr_loss.item(),
-            "total_loss": self._total_loss_scalar,
-            "last_logged_step": self._globalstep_last_logged,
             "evaluation_is_due": self.evaluation_is_due,
             "skipped_in_a_row": self.skipped_in_a_row,
             "skipped_steps": self.skipped_steps,
         }
 
     def _load_progress(self, progress: dict[str, Any]) -> None:
-        self._tr_loss.fill_(progress["pending_loss"])
-        self._total_loss_scalar = progress["total_loss"]
-        self._globalstep_last_logged = progress["last_logged_step"]
         self.skipped_in_a_row, self.skipped_steps = progress["skipped_in_a_row"], progress["skipped_steps"]
 
     def _restore_progress(self) -> None:
