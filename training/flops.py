@@ -6,6 +6,8 @@ import torch
 
 from modeling_gpt_scratch import GPTScratchConfig
 
+from .plan import block_matrix_parameters
+
 
 def model_flops_per_token(config: GPTScratchConfig) -> float:
     """Floating-point operations of one training token, forward and backward, by the usual estimate: 6N + 12·L·C·T.
@@ -17,9 +19,8 @@ def model_flops_per_token(config: GPTScratchConfig) -> float:
     Source: PaLM (arXiv:2204.02311), appendix B; nanoGPT's `estimate_mfu` counts biases and norms too (0.1 %).
     """
     layers, width = config.num_hidden_layers, config.hidden_size
-    blocks = layers * (4 * width**2 + 2 * width * config.intermediate_size)
-    head = width * config.vocab_size
-    return 6 * (blocks + head) + 12 * layers * width * config.max_position_embeddings
+    weights = block_matrix_parameters(config) + width * config.vocab_size
+    return 6 * weights + 12 * layers * width * config.max_position_embeddings
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
