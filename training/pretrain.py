@@ -3,8 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +124,8 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
     }
     if settings["ddp_find_unused_parameters"] is None:
         settings["ddp_find_unused_parameters"] = False  # there are none, and looking for them costs time every step
-    try:
+    with _refusals_as_input_errors():
         args = TrainingArguments(**settings)
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise _refusal(error) from error
     with args.main_process_first():  # it prepares what the others then find; also joins the processes
         say = print if leads else _say_nothing
         shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=say, verify=verify_data and leads)
@@ -153,7 +151,7 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
     charts = LiveCharts(run.path)
     stop = StopRequest()
     data_seed = args.seed if args.data_seed is None else args.data_seed
-    try:
+    with _refusals_as_input_errors():
         trainer = GPTScratchTrainer(
             model=model,
             args=args,
@@ -174,8 +172,6 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
         # Made once for trial: what they refuse is known before the run begins, and not after its folder is written.
         trainer.create_optimizer_and_scheduler(max_steps)
         trainer.optimizer = trainer.lr_scheduler = None
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise _refusal(error) from error
     if _wants_fsdp(args) and trainer.accelerator.distributed_type != DistributedType.FSDP:
         raise InputError(
             f"FSDP was asked for, but Accelerate has chosen {trainer.accelerator.distributed_type.value} here: use "
@@ -287,10 +283,13 @@ def _agree(value: str | None) -> str | None:
     return values[0]
 
 
-def _refusal(error: Exception) -> InputError:
-    if isinstance(error, InputError):
-        return error
-    return InputError(f"the library refuses the recipe: {' '.join(str(error).split())}")
+@contextmanager
+def _refusals_as_input_errors() -> Iterator[None]:
+    """What the library does not accept is the user's to change."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise InputError(f"the library refuses the recipe: {' '.join(str(error).split())}") from error
 
 
 def _say_nothing(line: str) -> None:
