@@ -9,6 +9,7 @@ What a run was trained on is compared with what it is to go on with: its fingerp
 change by name.
 """
 
+import fcntl
 import json
 import os
 import platform
@@ -191,11 +192,6 @@ class RunFolder:
         Raises:
             InputError: another process holds the folder.
         """
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            yield
-            return
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / LOCK).open("w") as file:
             try:
