@@ -82,6 +82,11 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(split, run_config, s
         assert contents(other) == contents(whole)
 
 
+def test_cores_are_counted_where_the_system_does_not_say_which_are_ours(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert preparation._usable_cores() == os.cpu_count()
+
+
 @pytest.mark.parametrize("fields", [{"deduplicate": True}, {"split": "contiguous"}, {"tokenizer": "train"}], ids=str)
 def test_a_crash_at_any_write_to_disk_changes_nothing(fields, run_config, small, monkeypatch):
     whole = contents(prepare(run_config("whole", **fields)).folder)

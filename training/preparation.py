@@ -116,6 +116,11 @@ def _check_parts(parts: dict[str, Any], window: int) -> None:
             raise InputError(f"the {part} part of the corpus is empty: use more text or other split_fractions")
 
 
+def _usable_cores() -> int:
+    """Cores that this process may run on; all there are where the system does not say, as macOS does not."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class _Preparation:
     """One corpus on its way into a work folder."""
 
@@ -245,7 +250,7 @@ class _Preparation:
         end = start
         saved_at = time.monotonic()
         total = self.found.characters if self.found else None
-        processes = self.run.tokenize_processes or len(os.sched_getaffinity(0))
+        processes = self.run.tokenize_processes or _usable_cores()
         if total is not None:
             processes = min(processes, 1 + (total - start.characters) // BATCH_CHARACTERS)
         bar = {"total": total, "initial": start.characters, "desc": "tokenizing", "unit": "char", "unit_scale": True}
