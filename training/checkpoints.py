@@ -77,8 +77,7 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Every folder with a checkpoint's name, oldest first."""
-        found = [path for path in self.run.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
-        return sorted(found, key=step_of)
+        return checkpoints_in(self.run)
 
     def newest_valid(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint that is whole, after those that are not have been set aside.
@@ -151,6 +150,12 @@ class Checkpoints:
         for checkpoint in checkpoints[: -self.limit]:
             if checkpoint != best:
                 shutil.rmtree(checkpoint)
+
+
+def checkpoints_in(run: Path) -> list[Path]:
+    """Every folder of a run with a checkpoint's name, oldest first."""
+    found = [path for path in run.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
+    return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:

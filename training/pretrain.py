@@ -22,7 +22,7 @@ from modeling_gpt_scratch.atomic_folder import atomic_folder
 
 from .batches import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
 from .charts import LiveCharts
-from .checkpoints import Checkpoints, manifest_of, problems_of, step_of
+from .checkpoints import Checkpoints, manifest_of, problems_of
 from .corpus import SPLITS
 from .dry_run import print_plan
 from .errors import InputError
@@ -201,8 +201,8 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
             test = trainer.evaluate(held_out["test"], metric_key_prefix="test", utf8_bytes=shards.utf8_bytes("test"))
     except (KeyboardInterrupt, RunStoppedError):
         if leads:
-            newest = max(checkpoints.all(), key=step_of, default=None)
-            print(f"the same command goes on from {newest.name if newest else 'the start'}", file=sys.stderr)
+            saved = checkpoints.all()
+            print(f"the same command goes on from {saved[-1].name if saved else 'the start'}", file=sys.stderr)
         raise
 
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # from all processes, where it is in shards

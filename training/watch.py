@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from .charts import CHARTS, draw_chart, max_grad_norm_of
+from .checkpoints import checkpoints_in
 from .errors import InputError
 from .monitoring import METRICS, read_metrics
 from .watch_page import page_of
@@ -84,20 +85,15 @@ class WatchedRun:
                 raise ValueError("it holds no settings")
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"{self.folder} cannot be read: {' '.join(str(error).split())}") from None
+        saved = checkpoints_in(self.folder)
         return page_of(
             name=self.folder.resolve().name,
             recipe=recipe,
             record=record if finished else {**record, "result": None},
             metrics=read_metrics(self.folder),
-            checkpoint=self._newest_checkpoint(),
+            checkpoint=saved[-1].name if saved else None,
             charts={file: f"/{file}?{self.version()}" for file in CHARTS},
             seconds_since_change=self._seconds_since_change(),
-        )
-
-    def _newest_checkpoint(self) -> str | None:
-        steps = [path.name.removeprefix("checkpoint-") for path in self.folder.glob("checkpoint-*")]
-        return max(
-            (f"checkpoint-{step}" for step in steps if step.isdecimal()), key=lambda n: int(n[11:]), default=None
         )
 
     def _seconds_since_change(self) -> float | None:
