@@ -10,18 +10,19 @@ from pathlib import Path
 HIDE_THE_PACKAGE = 'import sys\nsys.modules["modeling_gpt_scratch"] = None\n'
 
 
+def stranger_environment(workplace: Path) -> dict[str, str]:
+    """The variables of a process that is offline and finds neither the package nor anything in a cache."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
+    places = {"HF_HOME": str(workplace / "home"), "HF_MODULES_CACHE": str(workplace / "modules")}
+    return inherited | places | {"HF_HUB_OFFLINE": "1"}
+
+
 def run_as_stranger(program: str, *arguments: str, workplace: Path) -> tuple[dict, str]:
     """Runs a program that prints JSON on its last line, offline and with empty caches. Returns that, and its stderr."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
-    environment |= {
-        "HF_HOME": str(workplace / "home"),
-        "HF_MODULES_CACHE": str(workplace / "modules"),
-        "HF_HUB_OFFLINE": "1",
-    }
     process = subprocess.run(
         [sys.executable, "-I", "-c", HIDE_THE_PACKAGE + program, *arguments],
         cwd=workplace,
-        env=environment,
+        env=stranger_environment(workplace),
         capture_output=True,
         text=True,
         timeout=120,

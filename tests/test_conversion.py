@@ -1,7 +1,6 @@
 """Conversion of checkpoints of the book's model: what is equal, what is refused, and what is left behind."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from conversions import (
     write_tokenizer,
 )
 from safetensors.torch import load_file, save_model
+from strangers import stranger_environment
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -66,8 +66,7 @@ def test_folder_opens_in_a_process_without_this_package(tmp_path, book, input_id
         "assert 'modeling_gpt_scratch' not in sys.modules\n"
         "torch.save(model(torch.load(folder + '/ids.pt')).logits.detach(), folder + '/logits.pt')"
     )
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    environment.pop("PYTHONPATH", None)
+    environment = stranger_environment(tmp_path)
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=tmp_path, env=environment)
     with torch.no_grad():
         torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), source(input_ids), atol=TOLERANCE, rtol=0)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+
+from tests.strangers import stranger_environment
 
 pytest.importorskip("lm_eval", reason="needs the extra 'evaluate'")
 
@@ -80,14 +81,7 @@ def report(tiny_model, tokenizer, tmp_path_factory):
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         (tasks / f"{name}.yaml").write_text(task.format(data=data))
 
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
-    environment |= {
-        "HF_HOME": str(workplace / "home"),
-        "HF_MODULES_CACHE": str(workplace / "modules"),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = stranger_environment(workplace) | {"HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [
         *[str(Path(sys.executable).parent / "lm_eval"), "run"],
         *["--model", "hf", "--model_args", "pretrained=model,trust_remote_code=True,dtype=float32"],

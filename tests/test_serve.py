@@ -21,6 +21,7 @@ pytest.importorskip("openai", reason="needs the extra 'serve'")
 from openai import OpenAI
 
 from modeling_gpt_scratch.__main__ import main
+from tests.strangers import stranger_environment
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -84,14 +85,12 @@ def served(tiny_model, tokenizer, tmp_path_factory):
 
     port = free_port()
     command = [str(Path(sys.executable).parent / "transformers"), "serve", "gpt2", "--device", "cpu"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
-    environment |= {"HF_HOME": str(workplace / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     log = workplace / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=workplace,
-            env=environment,
+            env=stranger_environment(workplace) | {"OMP_NUM_THREADS": "1"},
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own, to be ended as a whole
