@@ -1,4 +1,4 @@
-"""What models are compared by: random inputs, gradients, tolerances, and the library's GPT-2 with the same weights."""
+"""What models are compared by: inputs, gradients, tolerances, names, and the library's GPT-2 with the same weights."""
 
 import torch
 from torch import nn
@@ -10,6 +10,8 @@ from modeling_gpt_scratch import GPTScratchForCausalLM
 CLOSE = {"atol": 1e-5, "rtol": 0}
 # Gradients of size 0.01 to 1, summed over all tokens: the same few units in the last place.
 CLOSE_GRADIENTS = {"atol": 1e-6, "rtol": 1e-4}
+# The linear layers of a block.
+PROJECTIONS = {f"self_attn.{letter}_proj" for letter in "qkvo"} | {"mlp.fc_in", "mlp.fc_out"}
 
 
 def random_ids(*shape: int) -> torch.LongTensor:

@@ -14,16 +14,9 @@ from modeling_gpt_scratch import (
     GPTScratchForSequenceClassification,
     GPTScratchForTokenClassification,
 )
+from tests.comparison import PROJECTIONS
 from tests.strangers import run_as_stranger
 
-PROJECTIONS = {
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.fc_in",
-    "mlp.fc_out",
-}
 # Merged weights add the product once to the weight, an adapter adds it to every output: another order of roundings.
 MERGED = {"atol": 1e-4, "rtol": 1e-4}
 

@@ -9,14 +9,8 @@ pytest.importorskip("torchao", reason="needs the extra 'quantize'")
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
-PROJECTIONS = {
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.fc_in",
-    "mlp.fc_out",
-}
+from tests.comparison import PROJECTIONS
+
 WAYS = pytest.mark.parametrize("way", [Int8WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig])
 TIED = pytest.mark.parametrize("tied", [True, False])
 
