@@ -36,6 +36,12 @@ class Vector:
         return self.ids[window]
 
 
+def training_arguments(output_dir: Path, **arguments) -> TrainingArguments:
+    """Those of a run on the CPU that logs every step and saves nothing; any can be overridden."""
+    settings = {"logging_steps": 1, "save_strategy": "no", "use_cpu": True, "disable_tqdm": True}
+    return TrainingArguments(output_dir=str(output_dir), **settings | arguments)
+
+
 @pytest.fixture
 def build_trainer(tiny_config, tmp_path):
     """Our Trainer on 64 windows of 16 random tokens; TrainingArguments can be overridden."""
@@ -44,17 +50,12 @@ def build_trainer(tiny_config, tmp_path):
         muon_learning_rate=None, model=None, eval_windows=None, document_start=None, ours=None, **arguments
     ) -> GPTScratchTrainer:
         settings = {
-            "output_dir": str(tmp_path),
             "max_steps": 3,
             "per_device_train_batch_size": 8,
             "learning_rate": 1e-2,
-            "logging_steps": 1,
-            "save_strategy": "no",
             "remove_unused_columns": False,
-            "use_cpu": True,
-            "disable_tqdm": True,
-        } | arguments
-        args = TrainingArguments(**settings)
+        }
+        args = training_arguments(tmp_path, **settings | arguments)
         train = TokenWindows(Vector(64 * LENGTH + 1), LENGTH, document_start=document_start)
         samples = args.max_steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
         torch.manual_seed(0)
@@ -198,15 +199,8 @@ def test_the_documented_loss_function_smooths_shifted_labels_in_a_stock_trainer(
     logits = tiny_model()(ids).logits[:, :-1].flatten(0, 1)
     expected = F.cross_entropy(logits, labels[:, 1:].flatten(), label_smoothing=0.1).item()
     for micro_batch, accumulation in ((4, 1), (2, 2)):
-        args = TrainingArguments(
-            output_dir=str(tmp_path),
-            max_steps=1,
-            per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=accumulation,
-            logging_steps=1,
-            save_strategy="no",
-            use_cpu=True,
-            disable_tqdm=True,
+        args = training_arguments(
+            tmp_path, max_steps=1, per_device_train_batch_size=micro_batch, gradient_accumulation_steps=accumulation
         )
         loss = {"compute_loss_func": namespace["smoothed_loss"]}
         trainer = Trainer(tiny_model(), args, train_dataset=rows, eval_dataset=rows, **loss)
@@ -333,15 +327,8 @@ class UnevenRows(torch.utils.data.Dataset):
 def test_stock_trainer_gives_the_same_loss_with_and_without_accumulation(tiny_model, tmp_path):
     runs = []
     for micro_batch, accumulation in ((8, 1), (2, 4)):
-        args = TrainingArguments(
-            output_dir=str(tmp_path),
-            max_steps=2,
-            per_device_train_batch_size=micro_batch,
-            gradient_accumulation_steps=accumulation,
-            logging_steps=1,
-            save_strategy="no",
-            use_cpu=True,
-            disable_tqdm=True,
+        args = training_arguments(
+            tmp_path, max_steps=2, per_device_train_batch_size=micro_batch, gradient_accumulation_steps=accumulation
         )
         trainer = Trainer(tiny_model(), args, train_dataset=UnevenRows())
         trainer.train()
@@ -353,7 +340,7 @@ def test_stock_trainer_gives_the_same_loss_with_and_without_accumulation(tiny_mo
 
 def test_stock_trainer_reports_the_evaluation_loss(tiny_model, tmp_path):
     model = tiny_model()
-    args = TrainingArguments(output_dir=str(tmp_path), per_device_eval_batch_size=16, use_cpu=True, disable_tqdm=True)
+    args = training_arguments(tmp_path, per_device_eval_batch_size=16)
     metrics = Trainer(model, args, eval_dataset=UnevenRows()).evaluate()
     rows = [UnevenRows()[index] for index in range(16)]
     ids, labels = (torch.stack([row[name] for row in rows]) for name in ("input_ids", "labels"))
@@ -364,7 +351,7 @@ def test_stock_trainer_reports_the_evaluation_loss(tiny_model, tmp_path):
 def test_stock_trainer_evaluates_our_batches_by_their_shifted_labels(tiny_model, tmp_path):
     model = tiny_model()
     windows = TokenWindows(Vector(4 * LENGTH + 1), LENGTH)
-    args = TrainingArguments(output_dir=str(tmp_path), remove_unused_columns=False, use_cpu=True, disable_tqdm=True)
+    args = training_arguments(tmp_path, remove_unused_columns=False)
     metrics = Trainer(model, args, data_collator=collate_windows, eval_dataset=windows).evaluate()
     batch = next(iter(DataLoader(windows, 4, collate_fn=collate_windows)))
     expected = F.cross_entropy(model(batch["input_ids"]).logits.flatten(0, 1), batch["shift_labels"].flatten())
