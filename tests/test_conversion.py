@@ -11,10 +11,10 @@ from conversions import (
     BOOK_CONFIG,
     TOLERANCE,
     RunsCommand,
+    assert_refused_without_running,
     book_model,
     random_ids,
     refusal,
-    run_program,
     write_source,
     write_tokenizer,
 )
@@ -328,14 +328,7 @@ def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(tmp_path, b
     path = write_source(tmp_path, {}, book[1])
     state_dict = {**book[0].state_dict(), "extra": RunsCommand(f"touch {tmp_path / 'ran'}")}
     torch.save(state_dict, path, _use_new_zipfile_serialization=zipped)
-    before = sorted(tmp_path.rglob("*"))
-    finished = run_program(["convert", str(path), str(tmp_path / "output")])
-    assert finished.returncode == 2
-    assert finished.stdout == ""
-    assert finished.stderr.startswith("error: ")
-    assert finished.stderr.count("\n") == 1
-    assert ".system" in finished.stderr  # what the file wanted to call
-    assert sorted(tmp_path.rglob("*")) == before
+    assert_refused_without_running(tmp_path, path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(2)])

@@ -7,11 +7,11 @@ import torch
 from conversions import (
     TOLERANCE,
     RunsCommand,
+    assert_refused_without_running,
     assert_same_logits,
     book_model,
     fused_model,
     refusal,
-    run_program,
     write_nanogpt,
     write_source,
 )
@@ -184,9 +184,4 @@ def test_mixed_up_names_are_caught_by_the_logits(tmp_path, capsys, monkeypatch):
 def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(tmp_path):
     source, sizes = fused_model()
     path = write_nanogpt(tmp_path, source.state_dict(), sizes, config=RunsCommand(f"touch {tmp_path / 'ran'}"))
-    before = sorted(tmp_path.rglob("*"))
-    finished = run_program(["convert", str(path), str(tmp_path / "output")])
-    assert finished.returncode == 2
-    assert finished.stderr.startswith("error: ")
-    assert ".system" in finished.stderr
-    assert sorted(tmp_path.rglob("*")) == before
+    assert_refused_without_running(tmp_path, path)
