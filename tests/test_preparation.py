@@ -182,15 +182,26 @@ def _children(process_id: int) -> list[str]:
     return found.read_text().split() if found.exists() else []
 
 
-def test_finished_shards_are_kept_and_the_disk_may_be_full_meanwhile(run_config, small, monkeypatch):
-    run = run_config("data")
+def prepare_until_the_disk_is_full(run: RunConfig) -> Path:
+    """Leaves off at the fourth shard; returns the work folder."""
     replace = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda self, target: _full_at("train-00003", self, target, replace))
-    with pytest.raises(OSError, match="No space left"):
-        prepare(run)
-    monkeypatch.undo()
-    monkeypatch.setattr(shard_writer, "TOKENS_PER_SHARD", 1000)
+
+    def replace_while_there_is_room(source, target):
+        if Path(target).name.startswith("train-00003"):
+            raise OSError(28, "No space left on device")
+        return replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", replace_while_there_is_room)
+        with pytest.raises(OSError, match="No space left"):
+            prepare(run)
     (work,) = Path(run.data_dir).iterdir()
+    return work
+
+
+def test_finished_shards_are_kept_and_the_disk_may_be_full_meanwhile(run_config, small):
+    run = run_config("data")
+    work = prepare_until_the_disk_is_full(run)
     kept = {path.name: path.stat().st_ino for path in (work / "data").glob("train-*")}
     assert sorted(kept) == [f"train-{number:05d}.safetensors" for number in range(3)]
     said = []
@@ -200,20 +211,9 @@ def test_finished_shards_are_kept_and_the_disk_may_be_full_meanwhile(run_config,
     assert contents(folder) == contents(prepare(run_config("other")).folder)
 
 
-def _full_at(name: str, source: Path, target: Path, replace) -> Path:
-    if Path(target).name.startswith(name):
-        raise OSError(28, "No space left on device")
-    return replace(source, target)
-
-
-def test_a_work_folder_that_lost_a_file_is_begun_anew(run_config, small, monkeypatch):
+def test_a_work_folder_that_lost_a_file_is_begun_anew(run_config, small):
     run = run_config("data")
-    replace = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda self, target: _full_at("train-00003", self, target, replace))
-    with pytest.raises(OSError, match="No space left"):
-        prepare(run)
-    monkeypatch.setattr(Path, "replace", replace)
-    (work,) = Path(run.data_dir).iterdir()
+    work = prepare_until_the_disk_is_full(run)
     (work / "data" / "train-00001.safetensors").write_bytes(b"")
     said = []
     folder = prepare(run, said.append).folder
