@@ -74,11 +74,16 @@ def command(workplace: Path, name: str, processes: int, workers: int, steps: int
     return ["pretrain", *(text for name, value in settings.items() for text in (f"--{name}", str(value)))]
 
 
+def free_port() -> int:
+    """One that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 def start(argv: list[str], processes: int, log: Path) -> list[int]:
     """Forks the processes of one run and returns their ids; much faster than starting them anew."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     children = []
     for rank in range(processes):
         child = os.fork()

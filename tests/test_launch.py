@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -71,11 +70,8 @@ def test_torchrun_gives_the_losses_of_one_process(argv, tmp_path):
 
 @pytest.mark.slow
 def test_two_agents_meet_and_train_one_model(argv, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
     words = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test"]
-    words += ["--rdzv-endpoint", endpoint, "-m", "training", *argv("run", 2)]
+    words += ["--rdzv-endpoint", f"127.0.0.1:{faults.free_port()}", "-m", "training", *argv("run", 2)]
     variables = os.environ | {"OMP_NUM_THREADS": "1"}
     agents = [subprocess.Popen(words, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     try:
