@@ -51,7 +51,7 @@ class Accounts(LoopbackServer):
         self.users |= set(members)
 
     def environment(self, token: str | None, home: str | Path) -> dict[str, str]:
-        """Environment variables for a process that talks to this Hub and to nobody else."""
+        """For a process that talks to this Hub and to nobody else, if it has no other HF_ variables."""
         variables = {
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(home),
@@ -59,6 +59,8 @@ class Accounts(LoopbackServer):
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+            "HF_XET_TELEMETRY_ENABLED": "0",
+            "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms",  # it retries as often as ever, but not for minutes
             "DO_NOT_TRACK": "1",
             "NO_PROXY": "127.0.0.1",
         }

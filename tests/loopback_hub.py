@@ -64,8 +64,9 @@ class LoopbackHub(Accounts):
             for path, content in files.items():
                 if content is None:
                     del changed[path]
-                elif repository.stores_as_lfs(path, content, len(content), branch):
+                elif content and repository.stores_as_lfs(path, content, len(content), branch):
                     put(changed, path, self.large_file(content))
+                    repository.objects[changed[path].sha256] = changed[path]
                 else:
                     put(changed, path, File(content))
             repository.move(branch, repository.write(message, "", repo.split("/")[0], parent.id, changed))
@@ -161,6 +162,11 @@ class LoopbackHub(Accounts):
     def model_info(self, request: Request, repo: str, revision: str = "main"):
         repository = self.readable(request, repo)
         return repository.information(self.commit_of(repository, revision), blobs="blobs" in request.query)
+
+    @route("GET", "/api/models/{repo}/auth-check")
+    def check_access(self, request: Request, repo: str):
+        self.readable(request, repo)
+        return {}
 
     @route("POST", "/api/validate-yaml")
     def validate_front_matter(self, request: Request):

@@ -134,7 +134,7 @@ class LoopbackServer:
             listener = ThreadingHTTPServer(("127.0.0.1", port), Handler)
             listener.daemon_threads = True
             listener.owner = self
-            thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+            thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
             thread.start()
             self._listeners.append((listener, thread))
             addresses.append(f"http://127.0.0.1:{listener.server_address[1]}")
@@ -233,15 +233,22 @@ class Handler(BaseHTTPRequestHandler):
         """Tests read `requests`; nothing belongs on their stderr."""
 
     def read_body(self) -> bytes:
+        """Raises if the client goes away first: half a commit is no commit."""
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return self.read(int(self.headers.get("Content-Length", 0)))
         chunks = []
-        while size := int(self.rfile.readline().partition(b";")[0], 16):
-            chunks.append(self.rfile.read(size))
+        while size := int(self.rfile.readline().partition(b";")[0] or b"-1", 16):
+            chunks.append(self.read(size))
             self.rfile.readline()
         while self.rfile.readline().strip():
             pass  # trailers
         return b"".join(chunks)
+
+    def read(self, size: int) -> bytes:
+        content = self.rfile.read(size) if size >= 0 else b""
+        if len(content) != size:
+            raise ConnectionError("the request ends early")
+        return content
 
     def answer(self):
         owner = self.server.owner

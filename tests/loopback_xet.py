@@ -1,6 +1,7 @@
 """Xet storage for the loopback Hub: uploads arrive as xorbs of compressed chunks, and shards say which make a file.
 
 The formats are those of huggingface.co/docs/xet. Chunks' own hashes are taken on trust; a file's sha256 is checked.
+Clients ask for newer routes first (v2 of shards and reconstructions, grants for xorbs); a 404 makes them use these.
 """
 
 import hashlib
@@ -224,27 +225,34 @@ class Storage:
         if file not in self.files:
             raise RefusalError(404, "Not found")
         size = sum(sum(self.xorbs[part.xorb].sizes[part.start : part.end]) for part in self.files[file])
-        first, last = byte_range(request, size)
-        offset_into_first_range, position, terms, fetches = 0, 0, [], {}
-        for part in self.files[file]:
-            xorb, chunks = self.xorbs[part.xorb], []
-            for index in range(part.start, part.end):
-                position += xorb.sizes[index]
-                if position > first and position - xorb.sizes[index] <= last:
-                    chunks.append(index)
-                    if not terms and len(chunks) == 1:
-                        offset_into_first_range = first - (position - xorb.sizes[index])
-            if not chunks:
-                continue
-            start, end = chunks[0], chunks[-1] + 1
-            span = {"start": start, "end": end}
-            url_range = {"start": xorb.offsets[start], "end": xorb.offsets[end] - 1}  # both inclusive, as in HTTP
+        skip, parts = self.cut(file, *byte_range(request, size))
+        terms, fetches = [], {}
+        for part in parts:
+            xorb, chunks = self.xorbs[part.xorb], {"start": part.start, "end": part.end}
+            terms.append(
+                {"hash": part.xorb, "unpacked_length": sum(xorb.sizes[part.start : part.end]), "range": chunks}
+            )
+            inclusive = {"start": xorb.offsets[part.start], "end": xorb.offsets[part.end] - 1}
             url = f"{self.address}{self.prefix}/xorb/{self._signature}/{part.xorb}"
-            terms.append({"hash": part.xorb, "unpacked_length": sum(xorb.sizes[start:end]), "range": span})
-            fetch = {"range": span, "url": url, "url_range": url_range}
+            fetch = {"range": chunks, "url": url, "url_range": inclusive}
             if fetch not in fetches.setdefault(part.xorb, []):
                 fetches[part.xorb].append(fetch)
-        return {"offset_into_first_range": offset_into_first_range, "terms": terms, "fetch_info": fetches}
+        return {"offset_into_first_range": skip, "terms": terms, "fetch_info": fetches}
+
+    def cut(self, file: str, first: int, last: int) -> tuple[int, list[Segment]]:
+        """The chunks that hold these bytes of a file, and how many bytes come before them in the first chunk."""
+        parts, position, skipped = [], 0, 0
+        for part in self.files[file]:
+            inside = []
+            for index in range(part.start, part.end):
+                begin, position = position, position + self.xorbs[part.xorb].sizes[index]
+                if position <= first:
+                    skipped = position
+                elif begin <= last:
+                    inside.append(index)
+            if inside:
+                parts.append(Segment(part.xorb, inside[0], inside[-1] + 1))
+        return first - skipped, parts
 
     @route("GET", prefix + "/xorb/{signature}/{xorb}")
     def send_xorb(self, request: Request, signature: str, xorb: str):

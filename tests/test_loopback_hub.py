@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 )
 
 from tests.loopback_hub import LoopbackHub
+from tests.loopback_xet import Xorb
 
 WEIGHTS = random.Random(0).randbytes(300_000)
 # Text is compressed, noise is not, and floats are if every fourth byte is put together.
@@ -32,7 +33,7 @@ FLOATS = array("f", (random.Random(1).gauss(0, 0.02) for _ in range(50_000))).to
 CONTENTS = {
     "noise.bin": WEIGHTS,
     "floats.bin": FLOATS,
-    "text.bin": b"So much depends upon\n" * 20_000,
+    "text.bin": b"So much depends upon\n" * 20_001,
     "small.bin": b"\0",
 }
 CARD = b"---\nlicense: mit\n---\n# A model\n"
@@ -99,6 +100,16 @@ def run(hub, token, program, home, *arguments, **settings):
     return json.loads(process.stdout.splitlines()[-1])
 
 
+def ask(url, token=None, data=None, method=None):
+    """The status and what the JSON says; for what the client itself would not send."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urlopen(Request(url, data, headers, method=method)) as response:
+            return response.status, json.loads(response.read() or b"{}")
+    except HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
 def test_a_token_says_who_it_is_and_what_it_may(hub, client):
     hub.add_organization("lab", members={"alice": "write"})
     identity = client("alice", role="read").whoami()
@@ -148,12 +159,12 @@ def test_rights_decide_who_may_create_and_commit(hub, client):
         with pytest.raises(HfHubHTTPError) as refusal:
             api.create_repo(repo)
         assert refusal.value.response.status_code == 403
-    for api, repo in (
-        (client("alice"), "bob/model"),
-        (client("bob"), "lab/model"),
-        (client("bob", role="read"), "bob/model"),
+    for api, repo, reason in (
+        (client("alice"), "bob/model", "create_pr=1"),
+        (client("bob"), "lab/model", "create_pr=1"),
+        (client("bob", role="read"), "bob/model", "must use a write token"),
     ):
-        with pytest.raises(HfHubHTTPError) as refusal:
+        with pytest.raises(HfHubHTTPError, match=reason) as refusal:
             api.create_commit(repo, [Add("a.txt", b"a")], commit_message="a")
         assert refusal.value.response.status_code == 403
     # As on the Hub, it is the name that is taken, whoever asks.
@@ -165,7 +176,7 @@ def test_a_private_repository_is_hidden(hub, client, tmp_path):
     assert client("bob").model_info("bob/secret").private
     for api in (client("alice"), client(None)):
         with pytest.raises(RepositoryNotFoundError):
-            api.model_info("bob/secret")
+            api.auth_check("bob/secret")
         with pytest.raises(RepositoryNotFoundError):
             api.hf_hub_download("bob/secret", ".gitattributes", cache_dir=tmp_path)
         assert "bob/secret" not in {model.id for model in api.list_models()}
@@ -223,14 +234,6 @@ def test_xet_tokens_are_for_readers_or_for_writers(hub):
     hub.create("bob/model")
     alice, bob = hub.add_token("alice"), hub.add_token("bob")
 
-    def ask(url, token, data=None):
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            with urlopen(Request(url, data, headers)) as response:
-                return response.status, json.load(response)
-        except HTTPError as error:
-            return error.code, None
-
     tokens = f"{hub.endpoint}/api/models/bob/model/xet-%s-token/main"
     assert [ask(tokens % "write", token)[0] for token in (None, "hf_unknown", alice, bob)] == [401, 401, 403, 200]
     _, reader = ask(tokens % "read", None)
@@ -241,10 +244,70 @@ def test_xet_tokens_are_for_readers_or_for_writers(hub):
     assert writer["accessToken"] != reader["accessToken"]
 
 
+def test_a_large_file_is_committed_when_it_is_there(hub):
+    hub.create("alice/model")
+    token = hub.add_token("alice")
+    wanted = {"transfers": ["basic"], "ref": {"name": "main"}, "objects": [{"oid": sha256(WEIGHTS), "size": 300_000}]}
+    lines = [{"key": "header", "value": {"summary": "w"}}]
+    lines += [{"key": "lfsFile", "value": {"path": "w.bin", "algo": "sha256", "oid": sha256(WEIGHTS)}}]
+    batch = f"{hub.endpoint}/alice/model.git/info/lfs/objects/batch", token, json.dumps(wanted).encode()
+    body = "\n".join(json.dumps(line) for line in lines).encode()
+    commit = f"{hub.endpoint}/api/models/alice/model/commit/main", token, body
+    (announced,) = ask(*batch)[1]["objects"]
+    assert ask(announced["actions"]["upload"]["href"], None, WEIGHTS[1:], "PUT")[0] == 400
+    assert ask(*commit)[0] == 400
+    assert ask(announced["actions"]["upload"]["href"], None, WEIGHTS, "PUT")[0] == 200
+    assert "actions" not in ask(*batch)[1]["objects"][0]
+    assert ask(*commit)[0] == 200
+    assert hub.repositories["alice/model"].files()["w.bin"] == WEIGHTS
+
+
+def test_a_stretch_of_a_file_is_in_its_chunks(hub):
+    hub.create("bob/model")
+    file, connection = hub.cas.add(WEIGHTS), hub.cas.connection("bob/model", "read").body
+
+    def read(url, first, last):
+        headers = {"Authorization": f"Bearer {connection['accessToken']}", "Range": f"bytes={first}-{last}"}
+        with urlopen(Request(url, headers=headers)) as response:
+            return response.read()
+
+    for first, last in ((0, 0), (65_535, 65_536), (65_536, 131_071), (100_000, 250_000), (299_999, 299_999)):
+        answer = json.loads(read(f"{connection['casUrl']}/v1/reconstructions/{file}", first, last))
+        content = b""
+        for term in answer["terms"]:
+            fetch = next(fetch for fetch in answer["fetch_info"][term["hash"]] if fetch["range"] == term["range"])
+            xorb = Xorb(read(fetch["url"], fetch["url_range"]["start"], fetch["url_range"]["end"]))
+            content += b"".join(xorb.chunk(index) for index in range(len(xorb.sizes)))
+        skip = answer["offset_into_first_range"]
+        assert content[skip : skip + last - first + 1] == WEIGHTS[first : last + 1]
+        assert len(content) <= (last // 65_536 - first // 65_536 + 1) * 65_536
+
+
+def test_a_hub_may_be_without_xet(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for xet in (True, False):
+        with LoopbackHub(xet=xet) as hub:
+            hub.create("bob/model")
+            hub.commit("bob/model", {"w.bin": WEIGHTS})
+            metadata = HfApi().get_hf_file_metadata(url=f"{hub.endpoint}/bob/model/resolve/main/w.bin")
+            assert (metadata.xet_file_data is not None) == xet
+            assert (metadata.etag, metadata.size) == (sha256(WEIGHTS), len(WEIGHTS))
+
+
+def test_one_is_started_by_hand(client):
+    command = [sys.executable, "tests/loopback_hub.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        settings = dict(setting.split("=") for setting in process.stdout.readline().split())
+        try:
+            assert HfApi(settings["HF_ENDPOINT"], settings["HF_TOKEN"]).whoami()["name"] == "alice"
+        finally:
+            process.terminate()
+
+
 def test_trees_have_the_hashes_of_git(hub, client, tmp_path):
     api = client()
     api.create_repo("alice/model")
-    operations = [Add("README.md", CARD), Add("a/b/c.txt", b"c"), Add("a.txt", b"a"), Add("w.bin", WEIGHTS)]
+    operations = [Add("README.md", CARD), Add("a/b/c.txt", b"c"), Add("a/b.txt", b"b"), Add("w.bin", WEIGHTS)]
     oid = api.create_commit("alice/model", operations, commit_message="files").oid
     entries = {entry.path: entry for entry in api.list_repo_tree("alice/model", recursive=True)}
     assert entries["README.md"].blob_id == git(tmp_path, "hash-object", "--stdin", input=CARD)
@@ -252,17 +315,28 @@ def test_trees_have_the_hashes_of_git(hub, client, tmp_path):
     assert (weights.lfs.sha256, weights.size) == (sha256(WEIGHTS), len(WEIGHTS))
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 300000\n" % sha256(WEIGHTS).encode()
     assert weights.blob_id == git(tmp_path, "hash-object", "--stdin", input=pointer)
-    for path in ("a/b/c.txt", "a.txt"):
+    for path in ("a/b/c.txt", "a/b.txt"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(hub.repositories["alice/model"].files()[path])
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", "a")
     assert entries["a"].tree_id == git(tmp_path, "write-tree", "--prefix=a/")
-    assert [entry.path for entry in api.list_repo_tree("alice/model", "a")] == ["a/b"]
+    assert [entry.path for entry in api.list_repo_tree("alice/model", "a")] == ["a/b", "a/b.txt"]
     assert [entry.path for entry in api.get_paths_info("alice/model", ["a", "w.bin", "none"])] == ["a", "w.bin"]
     info = api.model_info("alice/model", files_metadata=True)
     assert info.sha == oid == api.list_repo_commits("alice/model")[0].commit_id
     assert {file.rfilename: file.size for file in info.siblings}["w.bin"] == 300_000
+
+
+def test_what_only_the_commit_knows_to_be_large_is_written_down(hub, client):
+    hub.create("alice/model")
+    client().create_commit("alice/model", [Add("the logo.png", b"png"), Add("w.bin", b"w")], commit_message="logo")
+    files = hub.repositories["alice/model"].commits()[0].files
+    assert files["the logo.png"].lfs
+    assert files["w.bin"].lfs
+    lines = files[".gitattributes"].content.splitlines()
+    assert lines[-1] == b"the[[:space:]]logo.png filter=lfs diff=lfs merge=lfs -text"
+    assert sum(line.startswith((b"*.bin", b"w.bin")) for line in lines) == 1
 
 
 def git(folder, *arguments, input=None):
