@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Trainer
 
+from configuration.recipe import load_recipe
 from training.__main__ import main
 from training.monitoring import TRAINING_FIGURES, RunMonitor, read_metrics
 from training.run_folder import RunFolder
@@ -218,6 +219,14 @@ def test_model_that_cannot_be_saved_leaves_no_half_of_it(command, tmp_path, caps
     assert main(command(save_strategy="no", max_steps=2)) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert not list(tmp_path.glob("run/*model*"))
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_first_records_begins_anew(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("recipe.yaml", "recipe.yaml.new", "run.json.new"):
+        (tmp_path / "run" / name).write_text("half a")
+    assert main(command(save_strategy="no", max_steps=2)) == 0
+    assert RunFolder(load_recipe(tmp_path / "run" / "recipe.yaml", {"output_dir": str(tmp_path / "run")})).result()
 
 
 @pytest.mark.parametrize(

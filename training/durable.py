@@ -3,13 +3,15 @@
 import os
 from pathlib import Path
 
+NEW = ".new"  # ends the name of a file that is still being written
+
 
 def write_durably(file: Path, text: str) -> None:
     """Replaces a file as a whole: a reader finds the old text or the new one, and so does whoever comes after a crash.
 
     It waits for the disk, so it is for what is written seldom.
     """
-    temporary = file.with_name(f"{file.name}.new")
+    temporary = file.with_name(file.name + NEW)
     temporary.write_text(text, encoding="utf-8")
     give_name(temporary, file)
 

@@ -25,7 +25,7 @@ import torch
 
 from configuration.recipe import MODEL_FIELDS, Recipe, RecipeError, differences, dump_recipe
 
-from .durable import write_durably
+from .durable import NEW, write_durably
 from .errors import InputError
 
 # Group -> the recipe's fields in it. All other fields but the model's are in the group `other`.
@@ -49,6 +49,8 @@ GROUPS = {
 }
 OTHER = "other"
 LOCK = ".lock"
+# What a run leaves that was killed while it wrote its first records.
+BEFORE_IT_BEGINS = (LOCK, "recipe.yaml", *(f"{name}{NEW}" for name in ("recipe.yaml", "run.json")))
 ALLOWABLE = (*GROUPS, OTHER)
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "huggingface_hub")
 
@@ -108,8 +110,8 @@ class RunFolder:
         existing = next(path for path in (self.path.resolve(), *self.path.resolve().parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             raise InputError(f"output_dir {self.path} cannot be written: {existing.name} is no folder, or not yours")
-        if not (self._recipe_file.exists() and self._record_file.exists()):
-            if self.path.exists() and any(path.name != LOCK for path in self.path.iterdir()):
+        if not self._record_file.exists():  # written after recipe.yaml: before that, the run has not begun
+            if self.path.exists() and any(path.name not in BEFORE_IT_BEGINS for path in self.path.iterdir()):
                 raise InputError(f"output_dir {self.path} holds files that are no run: choose another folder")
             return
         try:
@@ -177,8 +179,8 @@ class RunFolder:
             refuse_changes(changes, self.allowed, str(self.path))
         if record is None or self.allowed:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._write_record({**describe_environment(), "data": data, "planned": planned})
             write_durably(self._recipe_file, dump_recipe(self.recipe))
+            self._write_record({**describe_environment(), "data": data, "planned": planned})
 
     def discard_if_empty(self) -> None:
         """Takes back the folder of a run that then does not begin."""
