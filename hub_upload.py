@@ -15,14 +15,8 @@ from pathlib import Path
 
 from publishing.card import COMMIT
 from publishing.hub import Commit, PublishError, Repository
-from publishing.release import (
-    Release,
-    check_release,
-    open_as_stranger,
-    prepare_release,
-    problems_found,
-    sha256_of,
-)
+from publishing.release import Release, check_release, open_as_stranger, prepare_release, problems_found
+from training.checkpoints import sha256_of
 from training.errors import InputError
 
 REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

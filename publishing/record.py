@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult
 
+from training.checkpoints import sha256_of
 from training.errors import InputError
 from training.hub_source import HUB_PREFIX
 
@@ -41,7 +42,7 @@ def read_record(model: Path) -> RunRecord | None:
     """The record of the run that wrote a model folder, or `None` for a model that comes from elsewhere.
 
     Raises:
-        InputError: the record is damaged, or the run is not finished.
+        InputError: the record is damaged or not of these weights, or the run is not finished.
     """
     folder = model.resolve().parent
     if model.resolve().name != "model" or not all((folder / name).is_file() for name in ("recipe.yaml", "run.json")):
@@ -55,6 +56,13 @@ def read_record(model: Path) -> RunRecord | None:
         raise InputError(f"the run's record beside {model} is damaged: recipe.yaml or run.json holds no settings")
     if "result" not in run:
         raise InputError(f"the run of {model} is not finished: run.json beside it has no result")
+    if run["result"].get("model_sha256") != {
+        file.name: sha256_of(file) for file in sorted(model.glob("*.safetensors"))
+    }:
+        raise InputError(
+            f"the weights in {model} are not those that the run beside it wrote, so its record says nothing of them: "
+            "move the model folder out of the run folder to publish it without a record"
+        )
     return RunRecord(recipe, run, tuple(folder / name for name in RUN_FILES if (folder / name).is_file()))
 
 

@@ -3,7 +3,6 @@ A release is a folder that holds exactly what goes to the Hub. It is prepared fr
 opening it where this project cannot be imported.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedModel
 
 import modeling_gpt_scratch
 from modeling_gpt_scratch.conversion import LOGITS_TOLERANCE, ConversionError, to_gpt2
+from training.checkpoints import sha256_of
 from training.errors import InputError
 
 from . import stranger
@@ -246,11 +246,6 @@ def problems_found(release: Release, found: dict[str, Any]) -> list[str]:
             "the tokenizer again"
         )
     return problems
-
-
-def sha256_of(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _open(model: Path) -> tuple[PreTrainedModel, str, str]:

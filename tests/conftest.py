@@ -93,7 +93,7 @@ def finished_run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def online_hub(monkeypatch):
+def hub(monkeypatch):
     """A Hub on this machine, which the client in this process may talk to, without Xet: that keeps a cache at home."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)

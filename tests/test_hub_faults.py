@@ -57,14 +57,12 @@ def files(tmp_path):
 
 
 @pytest.fixture
-def place(online_hub):
+def place(hub):
     """Makes a repository to publish to, for a new token."""
 
     def build(repo_id="alice/model", user="alice", token=None, scopes=None, role="write", **options):
-        token = token or online_hub.add_token(user, role, scopes)
-        return Repository(
-            repo_id, api=HfApi(endpoint=online_hub.endpoint, token=token), say=lambda line: None, **options
-        )
+        token = token or hub.add_token(user, role, scopes)
+        return Repository(repo_id, api=HfApi(endpoint=hub.endpoint, token=token), say=lambda line: None, **options)
 
     return build
 
@@ -91,46 +89,46 @@ def commits_of(hub, repo_id="alice/model", revision="main"):
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_a_passing_fault_anywhere_ends_in_exactly_one_commit(endpoint, fault, online_hub, place, files):
-    online_hub.fault(*ENDPOINTS[endpoint], **FAULTS[fault])
+def test_a_passing_fault_anywhere_ends_in_exactly_one_commit(endpoint, fault, hub, place, files):
+    hub.fault(*ENDPOINTS[endpoint], **FAULTS[fault])
     publish(place(), files, tag="v1")
-    assert not online_hub.faults, "nothing was asked of this endpoint"
-    assert published(online_hub, files)
-    assert len(commits_of(online_hub)) == 1
-    repository = online_hub.repositories["alice/model"]
+    assert not hub.faults, "nothing was asked of this endpoint"
+    assert published(hub, files)
+    assert len(commits_of(hub)) == 1
+    repository = hub.repositories["alice/model"]
     assert repository.tags["v1"] == repository.branches["main"]
 
 
 @pytest.mark.parametrize("endpoint", ["whoami", "create", "validate", "commit"])
-def test_a_fault_that_stays_is_an_error_and_leaves_the_branch_alone(endpoint, online_hub, place, files):
-    online_hub.fault(*ENDPOINTS[endpoint], status=503, times=99)
+def test_a_fault_that_stays_is_an_error_and_leaves_the_branch_alone(endpoint, hub, place, files):
+    hub.fault(*ENDPOINTS[endpoint], status=503, times=99)
     with pytest.raises(PublishError, match=r"failed 5 times, at last with: 503 .*the same command goes on"):
         publish(place(), files)
-    if endpoint != "create" and "alice/model" in online_hub.repositories:
-        assert commits_of(online_hub) == []
-    online_hub.faults.clear()
+    if endpoint != "create" and "alice/model" in hub.repositories:
+        assert commits_of(hub) == []
+    hub.faults.clear()
     publish(place(), files)
-    assert published(online_hub, files)
+    assert published(hub, files)
 
 
-def test_a_request_to_wait_is_obeyed_up_to_a_minute(online_hub, place, files):
-    online_hub.fault(*ENDPOINTS["commit"], status=429, headers={"Retry-After": "3600"})
+def test_a_request_to_wait_is_obeyed_up_to_a_minute(hub, place, files):
+    hub.fault(*ENDPOINTS["commit"], status=429, headers={"Retry-After": "3600"})
     with pytest.raises(PublishError, match="asks to wait for 3600 seconds"):
         publish(place(), files)
     said = []
     repository = place()
     repository.say = said.append
-    online_hub.fault(*ENDPOINTS["commit"], status=429, headers={"Retry-After": "1"})
+    hub.fault(*ENDPOINTS["commit"], status=429, headers={"Retry-After": "1"})
     publish(repository, files)
     assert [line.endswith("once more in 1 s") for line in said] == [True]
 
 
-def test_without_a_token_nothing_is_asked(online_hub, monkeypatch, tmp_path):
+def test_without_a_token_nothing_is_asked(hub, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     with pytest.raises(InputError, match="there is no token: run `hf auth login`"):
-        Repository("alice/model", api=HfApi(endpoint=online_hub.endpoint))
-    assert online_hub.requests == []
+        Repository("alice/model", api=HfApi(endpoint=hub.endpoint))
+    assert hub.requests == []
 
 
 LAB = {"entity": {"type": "org", "name": "lab"}, "permissions": ["repo.write"]}
@@ -146,63 +144,63 @@ LAB = {"entity": {"type": "org", "name": "lab"}, "permissions": ["repo.write"]}
         ({"scopes": [LAB]}, "alice/model", "no write access to repositories of alice"),
     ],
 )
-def test_a_token_without_the_right_is_refused_and_changes_nothing(rights, repo_id, message, online_hub, place, files):
-    online_hub.add_organization("lab", {"alice": "write", "carol": "read"})
-    online_hub.create("bob/model")
+def test_a_token_without_the_right_is_refused_and_changes_nothing(rights, repo_id, message, hub, place, files):
+    hub.add_organization("lab", {"alice": "write", "carol": "read"})
+    hub.create("bob/model")
     repository = place(repo_id, **rights)
     with pytest.raises(InputError, match=message) as refusal:
         publish(repository, files)
     assert repository.token not in str(refusal.value)
-    assert {request.method for request in online_hub.requests} <= {"GET"}
-    assert list(online_hub.repositories) == ["bob/model"]
+    assert {request.method for request in hub.requests} <= {"GET"}
+    assert list(hub.repositories) == ["bob/model"]
 
 
 @pytest.mark.parametrize("rights", [{}, {"scopes": [LAB]}])
-def test_a_member_with_the_right_publishes_for_an_organization(rights, online_hub, place, files):
-    online_hub.add_organization("lab", {"alice": "write"})
+def test_a_member_with_the_right_publishes_for_an_organization(rights, hub, place, files):
+    hub.add_organization("lab", {"alice": "write"})
     publish(place("lab/model", **rights), files)
-    assert published(online_hub, files, repo_id="lab/model")
+    assert published(hub, files, repo_id="lab/model")
 
 
-def test_a_right_that_is_withdrawn_meanwhile_is_an_error(online_hub, place, files):
-    online_hub.fault(*ENDPOINTS["commit"], status=403)
+def test_a_right_that_is_withdrawn_meanwhile_is_an_error(hub, place, files):
+    hub.fault(*ENDPOINTS["commit"], status=403)
     with pytest.raises(InputError, match="the token may not do this with alice/model"):
         publish(place(), files)
-    assert commits_of(online_hub) == []
+    assert commits_of(hub) == []
 
 
-def test_an_existing_public_repository_is_not_published_to_as_private(online_hub, place, files):
-    online_hub.create("alice/model")
+def test_an_existing_public_repository_is_not_published_to_as_private(hub, place, files):
+    hub.create("alice/model")
     with pytest.raises(InputError, match="alice/model is public, and publishing does not change that"):
         publish(place(private=True), files)
-    assert commits_of(online_hub) == []
+    assert commits_of(hub) == []
 
 
-def test_a_new_repository_is_private_where_asked(online_hub, place, files):
+def test_a_new_repository_is_private_where_asked(hub, place, files):
     publish(place(private=True), files)
-    assert online_hub.repositories["alice/model"].private
+    assert hub.repositories["alice/model"].private
     publish(place(), {"config.json": files["config.json"]})
-    assert online_hub.repositories["alice/model"].private
+    assert hub.repositories["alice/model"].private
 
 
-def test_somebody_elses_commit_meanwhile_is_reported_and_kept(online_hub, place, files):
-    online_hub.create("alice/model")
+def test_somebody_elses_commit_meanwhile_is_reported_and_kept(hub, place, files):
+    hub.create("alice/model")
 
     def interfere():
-        online_hub.commit("alice/model", {"config.json": b'{"theirs": true}'}, message="theirs")
+        hub.commit("alice/model", {"config.json": b'{"theirs": true}'}, message="theirs")
 
-    online_hub.fault(*ENDPOINTS["commit"], call=interfere)
+    hub.fault(*ENDPOINTS["commit"], call=interfere)
     with pytest.raises(InputError, match="was changed by somebody else meanwhile"):
         publish(place(), files)
-    assert online_hub.repositories["alice/model"].commits()[0].title == "theirs"
+    assert hub.repositories["alice/model"].commits()[0].title == "theirs"
     publish(place(), files)
-    assert published(online_hub, files)
+    assert published(hub, files)
 
 
-def test_publishing_again_changes_what_differs_and_takes_stale_files_away(online_hub, place, files):
+def test_publishing_again_changes_what_differs_and_takes_stale_files_away(hub, place, files):
     first = publish(place(), files)
     assert first.is_new
-    online_hub.commit(
+    hub.commit(
         "alice/model",
         {"pytorch_model.bin": b"x", "modeling_old.py": b"x", "model-00001-of-00002.safetensors": b"x", "a.gguf": b"x"},
     )
@@ -210,37 +208,37 @@ def test_publishing_again_changes_what_differs_and_takes_stale_files_away(online
     second = publish(place(), files)
     assert second.is_new
     assert set(second.deleted) == {"pytorch_model.bin", "modeling_old.py", "model-00001-of-00002.safetensors"}
-    there = online_hub.repositories["alice/model"].files("main")
+    there = hub.repositories["alice/model"].files("main")
     assert set(there) - {".gitattributes"} == {*files, "a.gguf"}
-    assert len(commits_of(online_hub)) == 2
+    assert len(commits_of(hub)) == 2
 
     third = publish(place(), files)
     assert (third.is_new, third.id) == (False, second.id)
-    assert len(commits_of(online_hub)) == 2
+    assert len(commits_of(hub)) == 2
 
 
-def test_a_branch_is_made_where_there_is_none(online_hub, place, files):
+def test_a_branch_is_made_where_there_is_none(hub, place, files):
     publish(place(revision="next"), files)
-    assert published(online_hub, files, "next")
-    assert commits_of(online_hub) == []
+    assert published(hub, files, "next")
+    assert commits_of(hub) == []
 
 
 @pytest.mark.parametrize("fault", [None, "503", "dropped before the work", "dropped after the work"])
-def test_a_pull_request_is_opened_once_and_needs_no_right_to_write(fault, online_hub, place, files):
-    online_hub.create("bob/model")
+def test_a_pull_request_is_opened_once_and_needs_no_right_to_write(fault, hub, place, files):
+    hub.create("bob/model")
     if fault:
-        online_hub.fault(*ENDPOINTS["commit"], **FAULTS[fault])
+        hub.fault(*ENDPOINTS["commit"], **FAULTS[fault])
     repository = place("bob/model", create_pr=True)
     first = publish(repository, files)
     again = publish(repository, files)
     assert first.id == again.id
     assert first.pull_request == again.pull_request
     assert first.pull_request.endswith("/bob/model/discussions/1")
-    assert len(online_hub.repositories["bob/model"].pull_requests) == 1
-    assert commits_of(online_hub, "bob/model") == []
+    assert len(hub.repositories["bob/model"].pull_requests) == 1
+    assert commits_of(hub, "bob/model") == []
 
 
-def test_a_pull_request_needs_a_repository(online_hub, place, files):
+def test_a_pull_request_needs_a_repository(hub, place, files):
     with pytest.raises(InputError, match="there is nothing to propose this to"):
         publish(place("bob/model", create_pr=True), files)
 
@@ -258,26 +256,24 @@ print(repository.commit({file.name: file for file in Path(sys.argv[1]).iterdir()
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
 @pytest.mark.parametrize("endpoint", ["upload", "commit"])
 @pytest.mark.parametrize("xet", [False, True], ids=["LFS", "Xet"])
-def test_stopped_in_the_middle_and_run_again_makes_one_whole_commit(
-    stop, endpoint, xet, online_hub, files, tmp_path_factory
-):
+def test_stopped_in_the_middle_and_run_again_makes_one_whole_commit(stop, endpoint, xet, hub, files, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    environment = {**os.environ, **online_hub.environment(online_hub.add_token("alice"), home)}
+    environment = {**os.environ, **hub.environment(hub.add_token("alice"), home)}
     if not xet:
         environment["HF_HUB_DISABLE_XET"] = "1"
     method, path = ("POST", r"/xorbs?/|/shards?\b") if xet and endpoint == "upload" else ENDPOINTS[endpoint]
-    online_hub.fault(method, path, delay=3)
+    hub.fault(method, path, delay=3)
     command = [sys.executable, "-c", PROGRAM, str(files["config.json"].parent)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while online_hub.faults and process.poll() is None:  # until the request is being worked on
+    while hub.faults and process.poll() is None:  # until the request is being worked on
         time.sleep(0.02)
     assert process.poll() is None, process.stderr.read().decode()
     process.send_signal(stop)
     with suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=30)
     process.kill()
-    assert len(online_hub.repositories["alice/model"].commits()) <= 2
+    assert len(hub.repositories["alice/model"].commits()) <= 2
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert published(online_hub, files)
-    assert len(commits_of(online_hub)) == 1
+    assert published(hub, files)
+    assert len(commits_of(hub)) == 1

@@ -67,16 +67,8 @@ def sha256(content):
 
 
 @pytest.fixture
-def hub():
-    with LoopbackHub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def client(hub, monkeypatch):
-    """Makes a person's client in this process, without Xet: that keeps a cache at home."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+def client(hub):
+    """Makes a person's client in this process."""
 
     def build(user="alice", **rights):
         return HfApi(endpoint=hub.endpoint, token=hub.add_token(user, **rights) if user else False)

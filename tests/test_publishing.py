@@ -17,6 +17,7 @@ from modeling_gpt_scratch import GPTScratchForSequenceClassification
 from publishing import hub as publishing_hub
 from tests.loopback_hub import LoopbackHub
 from tests.strangers import HIDE_THE_PACKAGE
+from training.checkpoints import sha256_of
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = re.compile(r"^committed: ([0-9a-f]{40}); now opening it from there$", flags=re.MULTILINE)
@@ -33,17 +34,24 @@ def folder(run):
 
 
 @pytest.fixture
-def token(online_hub, monkeypatch):
+def token(hub, monkeypatch):
     """Logs alice in. The processes that open the result take what they need from the environment too."""
-    token = online_hub.add_token("alice")
+    token = hub.add_token("alice")
     monkeypatch.setattr(publishing_hub, "FIRST_WAIT_SECONDS", 0.01)
-    monkeypatch.setenv("HF_ENDPOINT", online_hub.endpoint)
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_TOKEN", token)
     return token
 
 
 def publish(*arguments):
     return hub_upload.main([str(argument) for argument in arguments])
+
+
+def edit_record(run):
+    """Makes a run's record one of the weights that are in its model folder now."""
+    record = json.loads((run / "run.json").read_text())
+    record["result"]["model_sha256"] = {file.name: sha256_of(file) for file in (run / "model").glob("*.safetensors")}
+    (run / "run.json").write_text(json.dumps(record))
 
 
 def run_program(hub, program, home, token=None):
@@ -100,6 +108,7 @@ def test_published_pinned_and_published_again_after_more_training(run, tmp_path)
         text = json.dumps({"metadata": {}, "weight_map": index})
         (run / "model" / "model.safetensors.index.json").write_text(text)
         (run / "model" / "model.safetensors").unlink()
+        edit_record(run)
         printed = publish_again()
         second = COMMITTED.search(printed).group(1)
         assert "deleted: model.safetensors\n" in printed
@@ -110,27 +119,27 @@ def test_published_pinned_and_published_again_after_more_training(run, tmp_path)
         assert repository.branches["main"] == second
 
 
-def test_a_private_branch(folder, online_hub, token, capsys):
+def test_a_private_branch(folder, hub, token, capsys):
     assert publish(folder, "alice/lighthouse", "--private", "--revision", "next") == 0
-    repository = online_hub.repositories["alice/lighthouse"]
+    repository = hub.repositories["alice/lighthouse"]
     assert repository.private
     assert repository.branches["next"] == COMMITTED.search(capsys.readouterr().out).group(1)
     assert set(repository.files("main")) == {".gitattributes"}
 
 
 @pytest.mark.slow
-def test_a_native_release_as_a_pull_request(folder, online_hub, token, capsys):
-    online_hub.create("bob/lighthouse")
+def test_a_native_release_as_a_pull_request(folder, hub, token, capsys):
+    hub.create("bob/lighthouse")
     assert publish(folder, "bob/lighthouse", "--create-pr", "--native") == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"{online_hub.endpoint}/bob/lighthouse/discussions/1"
-    proposed = online_hub.repositories["bob/lighthouse"].files("refs/pr/1")
+    assert capsys.readouterr().out.splitlines()[-1] == f"{hub.endpoint}/bob/lighthouse/discussions/1"
+    proposed = hub.repositories["bob/lighthouse"].files("refs/pr/1")
     assert not any(name.endswith(".py") for name in proposed)
     assert b"trust_remote_code" not in proposed["README.md"]
-    assert set(online_hub.repositories["bob/lighthouse"].files("main")) == {".gitattributes"}
+    assert set(hub.repositories["bob/lighthouse"].files("main")) == {".gitattributes"}
 
 
 @pytest.mark.slow
-def test_a_classifier(folder, online_hub, token, tmp_path, capsys):
+def test_a_classifier(folder, hub, token, tmp_path, capsys):
     labels = {0: "calm", 1: "stormy"}
     GPTScratchForSequenceClassification.from_pretrained(folder, id2label=labels).save_pretrained(
         tmp_path / "classifier"
@@ -139,11 +148,11 @@ def test_a_classifier(folder, online_hub, token, tmp_path, capsys):
         shutil.copy(folder / name, tmp_path / "classifier")
     assert publish(tmp_path / "classifier", "alice/weather", "--language", "en", "--tag", "v1") == 0
     assert "AutoModelForSequenceClassification.from_pretrained" in capsys.readouterr().out
-    card = online_hub.repositories["alice/weather"].files("main")["README.md"].decode()
+    card = hub.repositories["alice/weather"].files("main")["README.md"].decode()
     assert ModelCard(card).data.pipeline_tag == "text-classification"
     (tmp_path / "reader").mkdir()
     snippets = "\n".join(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL))
-    assert re.search("'label': '(calm|stormy)'", run_program(online_hub, snippets, tmp_path / "reader"))
+    assert re.search("'label': '(calm|stormy)'", run_program(hub, snippets, tmp_path / "reader"))
 
 
 @pytest.mark.parametrize(
@@ -153,42 +162,42 @@ def test_a_classifier(folder, online_hub, token, tmp_path, capsys):
         ("served", "these files are not what was sent: model.safetensors"),
     ],
 )
-def test_a_corrupted_upload_is_found_by_the_verification(where, found, folder, online_hub, token, capsys):
-    online_hub.corrupt(r"model\.safetensors", where=where)
+def test_a_corrupted_upload_is_found_by_the_verification(where, found, folder, hub, token, capsys):
+    hub.corrupt(r"model\.safetensors", where=where)
     assert publish(folder, "alice/lighthouse", "--tag", "v1") == 1
     captured = capsys.readouterr()
     assert found in captured.err
     assert "is there, but does not verify" in captured.err
     assert "verified" not in captured.out
-    assert online_hub.repositories["alice/lighthouse"].tags == {}
+    assert hub.repositories["alice/lighthouse"].tags == {}
 
 
 @pytest.mark.slow
-def test_a_download_that_is_cut_off_is_verified_again(folder, online_hub, token, capsys):
-    online_hub.fault("GET", r"/resolve/.*/tokenizer\.json", truncate=1000, times=1)
+def test_a_download_that_is_cut_off_is_verified_again(folder, hub, token, capsys):
+    hub.fault("GET", r"/resolve/.*/tokenizer\.json", truncate=1000, times=1)
     assert publish(folder, "alice/lighthouse") == 0
-    assert not online_hub.faults
+    assert not hub.faults
     assert "verified: " in capsys.readouterr().out
 
 
-def test_a_wrong_token_and_a_taken_tag_change_nothing(folder, online_hub, token, capsys, monkeypatch):
+def test_a_wrong_token_and_a_taken_tag_change_nothing(folder, hub, token, capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_" + "wrong" * 6)
     assert publish(folder, "alice/lighthouse") == 2
     captured = capsys.readouterr()
     assert "the token is not valid: log in again" in captured.err
     assert "wrong" not in captured.out + captured.err
-    assert online_hub.repositories == {}
+    assert hub.repositories == {}
 
     monkeypatch.setenv("HF_TOKEN", token)
-    online_hub.create("alice/lighthouse")
+    hub.create("alice/lighthouse")
     monkeypatch.setattr(hub_upload, "check_release", lambda release, token: {"answer": ""})  # elsewhere
-    online_hub.repositories["alice/lighthouse"].tags["v1"] = online_hub.commit("alice/lighthouse", {"config.json": b""})
+    hub.repositories["alice/lighthouse"].tags["v1"] = hub.commit("alice/lighthouse", {"config.json": b""})
     assert publish(folder, "alice/lighthouse", "--tag", "v1") == 2
     assert "the tag v1 exists and names another release" in capsys.readouterr().err
-    assert len(online_hub.repositories["alice/lighthouse"].commits()) == 2
+    assert len(hub.repositories["alice/lighthouse"].commits()) == 2
 
 
-def test_ctrl_c_and_offline_mode_are_answered_in_one_line(folder, online_hub, token, capsys, monkeypatch):
+def test_ctrl_c_and_offline_mode_are_answered_in_one_line(folder, hub, token, capsys, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 

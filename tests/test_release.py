@@ -102,6 +102,15 @@ def other_code(folder):
     edit_config(folder, auto_map=auto_map | {"AutoModel": "bob/model--modeling_bob.BobModel"})
 
 
+def retrain(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: weight + 0.1 for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def lose_its_record(folder):
+    (folder.parent / "run.json").unlink()
+
+
 FILES_REFUSED = [
     (lambda folder: shutil.rmtree(folder), "does not exist"),
     (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
@@ -133,6 +142,7 @@ FILES_REFUSED = [
     (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "README.md's metadata cannot be read"),
     (lambda folder: edit_json(folder.parent / "run.json", result="absent"), "is not finished: run.json"),
     (lambda folder: (folder.parent / "run.json").write_text("{"), "record beside"),
+    (retrain, "are not those that the run beside it wrote, so its record says nothing of them"),
 ]
 
 
@@ -146,8 +156,9 @@ def test_a_folder_that_no_release_can_be_made_of_is_refused(damage, message, fol
     assert "would be published" not in captured.out
 
 
-def shorten_tokenizer(folder):
-    """Its last token goes: nothing that rounds a vocabulary up explains the missing one."""
+def widen_vocabulary(folder):
+    """One token more than the tokenizer has, which no rounding up explains."""
+    lose_its_record(folder)
     edit_config(folder, vocab_size=401)
     weights = load_file(folder / "model.safetensors")
     embeddings = weights["model.embed_tokens.weight"]
@@ -168,7 +179,7 @@ def shorten_tokenizer(folder):
             lambda folder: edit_json(folder / "generation_config.json", pad_token_id=7),
             "pad_token_id in generation_config.json is 7, but the tokenizer's is 1",
         ),
-        (shorten_tokenizer, "the tokenizer has 400 tokens, but vocab_size is 401: it belongs to another model"),
+        (widen_vocabulary, "the tokenizer has 400 tokens, but vocab_size is 401: it belongs to another model"),
         (
             lambda folder: edit_json(folder / "tokenizer_config.json", model_max_length=65),
             "the tokenizer's model_max_length is 65, but the model has 64 positions",

@@ -45,7 +45,7 @@ def problems_of(checkpoint: Path) -> list[str]:
             problems.append(f"{name} is missing")
         elif file.stat().st_size != size:
             problems.append(f"{name} has {file.stat().st_size:,} bytes instead of {size:,}")
-        elif _sha256(file) != sha256:
+        elif sha256_of(file) != sha256:
             problems.append(f"{name} has other bytes than were written")
     return problems
 
@@ -129,7 +129,7 @@ class Checkpoints:
         staged, final = self.staging / f"{PREFIX}{step}", self.run / f"{PREFIX}{step}"
         files = {}
         for file in sorted(path for path in staged.rglob("*") if path.is_file()):
-            files[file.relative_to(staged).as_posix()] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+            files[file.relative_to(staged).as_posix()] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
         manifest = {"step": step, "fingerprint": self.fingerprint, "files": files}
         manifest["sha256"] = _own_hash(manifest)
         (staged / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
@@ -167,6 +167,6 @@ def _own_hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
