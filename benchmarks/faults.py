@@ -149,23 +149,24 @@ def survive(
     if any(wait(children)):
         raise RuntimeError(f"the undisturbed run failed: {log.read_text()[-2000:]}")
     training_seconds = time.monotonic() - started_at - startup_seconds
-    # Wide enough for each attempt to come some way, and narrow enough for all kills to fall before the end.
     longest = startup_seconds + 2 * training_seconds / kills
+    # The machine may be faster now than it was, so no attempt may come further than its share: all kills fall before
+    # the end.
+    share = len(read_metrics(workplace / "calm")) // (kills + 1)
 
     run, moments = workplace / "killed", random.Random(seed)
     argv = command(workplace, "killed", processes, workers, steps)
     figures = {"kills": 0, "while saving": 0, "starts": 1, "resumed": 0}
     children = start(argv, processes, log)
     while figures["kills"] < kills:
-        if number != signal.SIGKILL:
-            before = len(read_metrics(run))
-            lived = wait_until(lambda before=before: len(read_metrics(run)) > before, children, 600)
-            time.sleep(moments.uniform(0, training_seconds / kills))
-        elif figures["kills"] % 3 == 2:
+        if number == signal.SIGKILL and figures["kills"] % 3 == 2:
             lived = wait_until(lambda: (run / STAGING).exists(), children, 600)
-            time.sleep(moments.uniform(0, 0.01))
         else:
-            lived = wait_until(lambda: False, children, moments.uniform(0, longest))
+            goal = len(read_metrics(run)) + moments.randint(1, share)
+            # Signals that are handled come when training has begun, kills at any time.
+            seconds = moments.uniform(0, longest) if number == signal.SIGKILL else 600
+            lived = wait_until(lambda goal=goal: len(read_metrics(run)) >= goal, children, seconds)
+        time.sleep(moments.uniform(0, 0.01))
         if not lived:  # finished, or failed
             if any(wait(children)):
                 raise RuntimeError(f"a run failed by itself: {log.read_text()[-2000:]}")

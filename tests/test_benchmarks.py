@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 TINY = ["--layers", "2", "--width", "32", "--heads", "2", "--vocab_size", "97", "--device", "cpu"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory on CPU is read from Linux's /proc")
 @pytest.mark.parametrize(
     ("module", "arguments"),
@@ -38,6 +39,7 @@ def test_prints_time_and_memory_of_both_sides_and_their_ratios(module, arguments
     assert re.search(r"^memory ratio, .*: \d\.\d{3}$", run.stdout, re.M)
 
 
+@pytest.mark.slow
 def test_opening_a_folder_is_timed_on_both_sides():
     command = [sys.executable, "-m", "benchmarks.load", *TINY, "--repeats", "3"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -47,6 +49,7 @@ def test_opening_a_folder_is_timed_on_both_sides():
     assert re.search(r"^speed ratio, .* of 3 pairs$", run.stdout, re.M)
 
 
+@pytest.mark.slow
 def test_tokenizing_is_timed_beside_datasets_and_its_memory_measured(tokenizer, tmp_path):
     pytest.importorskip("datasets")
     tokenizer.save_pretrained(tmp_path)

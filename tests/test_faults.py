@@ -70,10 +70,10 @@ def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(processes):
 @HAS_FORK
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", ["1", "2"])
-def test_twenty_kills_change_nothing(processes):
-    figures = fault_run("--kills", "20", "--processes", processes, "--seed", "2")
-    assert figures["kills"] >= 15  # the run may end before the last ones
-    assert figures["while saving"] >= 4
+def test_ten_kills_change_nothing(processes):
+    figures = fault_run("--kills", "10", "--processes", processes, "--seed", "2")
+    assert figures["kills"] >= 8  # the run may end before the last ones
+    assert figures["while saving"] >= 2
 
 
 @HAS_FORK
@@ -81,8 +81,8 @@ def test_twenty_kills_change_nothing(processes):
 @pytest.mark.parametrize("name", ["TERM", "INT"])
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_run_that_is_asked_to_stop_ends_bit_for_bit_like_an_undisturbed_one(processes, name):
-    figures = fault_run("--kills", "4", "--steps", "200", "--signal", name, "--processes", processes)
-    assert figures["kills"] >= 3
+    figures = fault_run("--kills", "3", "--steps", "90", "--signal", name, "--processes", processes)
+    assert figures["kills"] == 3
     assert figures["resumed"] == figures["kills"]
 
 
@@ -377,7 +377,7 @@ assert faults.wait(faults.start(command, processes, log)) == [0] * processes, lo
 
 
 @HAS_FORK
-@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 0), pytest.param(2, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("processes", "workers"), [(1, 2), (2, 0), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_the_data_come_in_the_same_order_after_a_stop(processes, workers, tmp_path):
     faults.write_corpus(tmp_path / "corpus")
     arguments = [str(tmp_path), str(processes), str(workers)]

@@ -126,7 +126,7 @@ sys.exit(tokenize.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_the_same_command_goes_on_after_sigkill_and_gives_the_same_bytes(kills, run_config, texts, tmp_path, small):
     (tmp_path / "program.py").write_text(PROGRAM)
     run = run_config("data", split="hash")
