@@ -27,6 +27,7 @@ ATTEMPTS = 5
 FIRST_WAIT_SECONDS = 1.0  # doubles from attempt to attempt
 LONGEST_WAIT_SECONDS = 60.0
 COMMIT_TITLE = "Publish with gpt-scratch"
+AS_BEFORE = "the branch is as it was, and the same command goes on"
 # What an earlier release, or a `Trainer` that pushed by itself, may have left: it would be taken for this model's.
 STALE = re.compile(
     r"(configuration|modeling|tokenization)_\w+\.py|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
@@ -68,7 +69,8 @@ class Repository:
         private: whether a new repository is made private.
         revision: the branch; made where there is none.
         create_pr: open a pull request on it instead.
-        api: the client; its endpoint and token count.
+        endpoint: of the Hub; `None` means `HF_ENDPOINT`, or huggingface.co.
+        token: with write access; `None` means `HF_TOKEN`, or that of the library's own login.
         say: takes lines for a person.
 
     Raises:
@@ -82,19 +84,21 @@ class Repository:
         private: bool = False,
         revision: str = "main",
         create_pr: bool = False,
-        api: HfApi | None = None,
+        endpoint: str | None = None,
+        token: str | None = None,
         say: Callable[[str], object] = print,
     ):
         self.repo_id = repo_id
         self.private = private
         self.revision = revision
         self.create_pr = create_pr
-        self.api = api or HfApi(endpoint=_endpoint(), library_name="gpt-scratch")
         self.say = say
-        self.token = self.api.token or get_token()
+        self.user = ""
+        self.token = token or get_token()
         if not self.token:
             raise InputError("there is no token: run `hf auth login`, or set HF_TOKEN to one with write access")
-        self.user = ""
+        endpoint = (endpoint or os.environ.get("HF_ENDPOINT", "")).rstrip("/") or None
+        self.api = HfApi(endpoint=endpoint, token=self.token, library_name="gpt-scratch")
 
     def require_access(self) -> bool:
         """Makes sure that this token may publish here; changes nothing. Returns whether the repository exists.
@@ -102,7 +106,7 @@ class Repository:
         Raises:
             InputError: it may not, or the repository is public and should be private.
         """
-        who = self._try("asking who the token belongs to", self.api.whoami, token=self.token)
+        who = self._try("asking who the token belongs to", self.api.whoami)
         self.user = who["name"]
         _refuse_without_right(who, self.repo_id, self.create_pr)
         info = self._info()
@@ -190,7 +194,6 @@ class Repository:
                 revision=self.revision,
                 create_pr=self.create_pr,
                 parent_commit=parent,
-                token=self.token,
             )
             return Commit(info.oid, info.commit_url, True, info.pr_url, tuple(deleted))
 
@@ -205,7 +208,7 @@ class Repository:
         """Paths to upload and paths to delete, so that a commit becomes the release."""
 
         def read_tree() -> dict[str, Any]:
-            entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=commit, token=self.token)
+            entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=commit)
             return {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
 
         there = self._try("reading the repository's files", read_tree)
@@ -268,27 +271,23 @@ class Repository:
                 if isinstance(error, ValueError) and not _may_pass(error) and status != 412:
                     raise InputError(f"{what}: the Hub refuses it: {_describe_error(error)}") from None
                 if not (status == 412 or _may_pass(error)):
-                    raise PublishError(f"{what} failed: {_describe_error(error)}") from None
+                    raise PublishError(f"{what} failed: {_describe_error(error)}; {AS_BEFORE}") from None
                 done = made()
                 if done is not None:
                     return done
                 if attempt == ATTEMPTS or status == 412:
                     raise PublishError(
-                        f"{what} failed {attempt} times, at last with: {_describe_error(error)}; the branch is as it "
-                        "was, and the same command goes on"
+                        f"{what} failed {attempt} times, at last with: {_describe_error(error)}; {AS_BEFORE}"
                     ) from None
                 pause = max(wait, _retry_after(error))
                 if pause > LONGEST_WAIT_SECONDS:
-                    raise PublishError(f"{what} failed: the Hub asks to wait for {pause:.0f} seconds") from None
+                    raise PublishError(
+                        f"{what} failed: the Hub asks to wait for {pause:.0f} seconds; {AS_BEFORE}"
+                    ) from None
                 self.say(f"{what} failed ({_describe_error(error)}); once more in {pause:g} s")
                 time.sleep(pause)
                 wait *= 2
         raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _endpoint() -> str | None:
-    """Where HF_ENDPOINT says; `None` means the Hub itself."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
 
 
 def _refuse_without_right(who: dict[str, Any], repo_id: str, create_pr: bool) -> None:
@@ -345,8 +344,9 @@ def _may_pass(error: BaseException) -> bool:
     status = _status_of(error)
     if status is not None:
         return status in (408, 429) or status >= 500
-    # A failed upload is a RuntimeError of the client's or of hf_xet's; a file that is not there is none of these.
-    return isinstance(error, HTTPError | ConnectionError | TimeoutError | RuntimeError)
+    # A failed upload over LFS is a RuntimeError. One over Xet is a ConnectionError after several minutes of attempts of
+    # its own, so it is final.
+    return isinstance(error, HTTPError | TimeoutError | RuntimeError)
 
 
 def _retry_after(error: BaseException) -> float:

@@ -45,6 +45,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     probe = load_file(request["probe"])
     with torch.no_grad():
         logits = model(probe["input_ids"]).logits
+    places = (("config.json", config), ("generation_config.json", getattr(model, "generation_config", None)))
     found |= {
         "code": type(model).__module__,
         "finite": bool(torch.isfinite(logits).all()),
@@ -56,7 +57,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "special_tokens": {
             f"{name} in {file}": [getattr(tokenizer, name), getattr(fields, name, None)]
-            for file, fields in (("config.json", config), ("generation_config.json", model.generation_config))
+            for file, fields in places
             for name in ("bos_token_id", "eos_token_id", "pad_token_id")
             if fields is not None  # classifiers generate nothing
         },

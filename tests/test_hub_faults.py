@@ -6,14 +6,15 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi
 
 from publishing import hub as publishing_hub
 from publishing.hub import COMMIT_TITLE, PublishError, Repository
 from training.errors import InputError
 
+ROOT = Path(__file__).parent.parent
 # What publishing with a tag asks of the Hub, over LFS.
 ENDPOINTS = {
     "whoami": ("GET", r"/api/whoami-v2"),
@@ -29,6 +30,11 @@ ENDPOINTS = {
     "verify": ("POST", r"/api/lfs/.*/verify"),
     "commit": ("POST", r"/commit/"),
     "tag": ("POST", r"/tag/"),
+}
+XET_ENDPOINTS = {
+    "token": ("GET", r"/xet-write-token/"),
+    "xorbs": ("POST", r"/v1/xorbs/"),
+    "shards": ("POST", r"/v1/shards"),
 }
 FAULTS = {
     "429": {"status": 429, "headers": {"Retry-After": "0"}},
@@ -62,7 +68,7 @@ def place(hub):
 
     def build(repo_id="alice/model", user="alice", token=None, scopes=None, role="write", **options):
         token = token or hub.add_token(user, role, scopes)
-        return Repository(repo_id, api=HfApi(endpoint=hub.endpoint, token=token), say=lambda line: None, **options)
+        return Repository(repo_id, endpoint=hub.endpoint, token=token, say=lambda line: None, **options)
 
     return build
 
@@ -127,7 +133,7 @@ def test_without_a_token_nothing_is_asked(hub, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     with pytest.raises(InputError, match="there is no token: run `hf auth login`"):
-        Repository("alice/model", api=HfApi(endpoint=hub.endpoint))
+        Repository("alice/model", endpoint=hub.endpoint)
     assert hub.requests == []
 
 
@@ -253,27 +259,49 @@ print(repository.commit({file.name: file for file in Path(sys.argv[1]).iterdir()
 """
 
 
+@pytest.fixture
+def upload(hub, files, tmp_path_factory):
+    """Starts publishing in a process of its own, over LFS or over Xet, which is a library in another language."""
+
+    def start(xet):
+        environment = {**os.environ, **hub.environment(hub.add_token("alice"), tmp_path_factory.mktemp("home"))}
+        if not xet:
+            environment["HF_HUB_DISABLE_XET"] = "1"
+        command = [sys.executable, "-c", PROGRAM, str(files["config.json"].parent)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+
+    return start
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("endpoint", XET_ENDPOINTS)
+def test_a_passing_fault_of_an_upload_over_xet_ends_in_exactly_one_commit(endpoint, fault, hub, files, upload):
+    hub.fault(*XET_ENDPOINTS[endpoint], **FAULTS[fault])
+    process = upload(xet=True)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert not hub.faults, "nothing was asked of this endpoint"
+    assert published(hub, files)
+    assert len(commits_of(hub)) == 1
+
+
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
 @pytest.mark.parametrize("endpoint", ["upload", "commit"])
 @pytest.mark.parametrize("xet", [False, True], ids=["LFS", "Xet"])
-def test_stopped_in_the_middle_and_run_again_makes_one_whole_commit(stop, endpoint, xet, hub, files, tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    environment = {**os.environ, **hub.environment(hub.add_token("alice"), home)}
-    if not xet:
-        environment["HF_HUB_DISABLE_XET"] = "1"
-    method, path = ("POST", r"/xorbs?/|/shards?\b") if xet and endpoint == "upload" else ENDPOINTS[endpoint]
-    hub.fault(method, path, delay=3)
-    command = [sys.executable, "-c", PROGRAM, str(files["config.json"].parent)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def test_stopped_in_the_middle_and_run_again_makes_one_whole_commit(stop, endpoint, xet, hub, files, upload):
+    hub.fault(*(XET_ENDPOINTS["xorbs"] if xet and endpoint == "upload" else ENDPOINTS[endpoint]), delay=3)
+    process = upload(xet)
     while hub.faults and process.poll() is None:  # until the request is being worked on
         time.sleep(0.02)
-    assert process.poll() is None, process.stderr.read().decode()
+    assert process.poll() is None, process.stderr.read()
     process.send_signal(stop)
     with suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=30)
     process.kill()
     assert len(hub.repositories["alice/model"].commits()) <= 2
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
+    again = upload(xet)
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
     assert published(hub, files)
     assert len(commits_of(hub)) == 1

@@ -64,6 +64,7 @@ def run(words: list[str], clone: Path, **variables: str) -> str:
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_runs_and_every_snippet_after_it(clone):
     make = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     demo = [line for line in make.splitlines() if "-m training" in line]
