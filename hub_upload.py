@@ -93,6 +93,7 @@ def _run(options: argparse.Namespace) -> int:
             options.repo_id, private=options.private, revision=options.revision, create_pr=options.create_pr
         )
         repository.require_access()
+    print(f"preparing {options.model}, and opening it in a process without this project", flush=True)
     with tempfile.TemporaryDirectory(prefix="release-") as folder:
         release = prepare_release(
             options.model,
@@ -105,8 +106,7 @@ def _run(options: argparse.Namespace) -> int:
             evaluations=tuple(options.evaluation),
         )
         found = check_release(release, repository.token if repository else None)
-        print(f"{options.model} opens in a process without this project: {release.facts.parameters:,} parameters")
-        print(f"it answers: {found['answer']!r}")
+        print(f"it opens: {release.facts.parameters:,} parameters; it answers {found['answer']!r}")
         print("would be published:" if options.dry_run else f"publishing to {options.repo_id}:")
         for path, file in release.files.items():
             print(f"  {file.stat().st_size:>13,} bytes  {path}")

@@ -105,6 +105,23 @@ def test_a_passing_fault_anywhere_ends_in_exactly_one_commit(endpoint, fault, hu
     assert repository.tags["v1"] == repository.branches["main"]
 
 
+@pytest.mark.parametrize("status", [408, 500, 502, 504])
+def test_whatever_may_pass_is_tried_again(status, hub, place, files):
+    hub.fault(*ENDPOINTS["commit"], status=status)
+    publish(place(), files)
+    assert published(hub, files)
+    assert hub.count(*ENDPOINTS["commit"]) == 2
+
+
+def test_what_the_hub_refuses_is_said_and_not_tried_again(hub, place, files):
+    errors = {"errors": [{"message": '"license" must be one of ...'}], "warnings": []}
+    hub.fault(*ENDPOINTS["validate"], status=400, body=errors)
+    with pytest.raises(InputError, match=r'uploading: the Hub refuses it: .*"license" must be one of'):
+        publish(place(), files)
+    assert hub.count(*ENDPOINTS["validate"]) == 1
+    assert commits_of(hub) == []
+
+
 @pytest.mark.parametrize("endpoint", ["whoami", "create", "validate", "commit"])
 def test_a_fault_that_stays_is_an_error_and_leaves_the_branch_alone(endpoint, hub, place, files):
     hub.fault(*ENDPOINTS[endpoint], status=503, times=99)

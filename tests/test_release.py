@@ -50,7 +50,7 @@ def test_a_good_folder_is_opened_as_a_stranger_and_listed(folder, capsys):
     (folder / "training_args.bin").write_bytes(b"left by a Trainer")
     assert hub_upload.main([str(folder), "alice/lighthouse", "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "opens in a process without this project" in printed
+    assert "it opens: " in printed
     listed, left_out = printed.split("stays here:")
     assert left_out.strip() == "notes.txt, training_args.bin"
     assert {line.split("bytes  ")[1] for line in listed.splitlines() if "bytes  " in line} == MODEL | RECORD
@@ -272,11 +272,20 @@ def test_a_finished_runs_own_record_names_nobody(finished_run, monkeypatch):
     assert personal_data_in(RunRecord(hub, {}, ())) == []
 
 
-def test_a_recipe_with_a_path_is_refused_by_the_command(run, capsys):
+def test_a_recipe_with_a_path_and_a_token_is_refused_by_the_command(run, capsys):
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"run_name": "/srv/books"}))
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"run_name": f"/srv/books hf_{'a1' * 20}"}))
     assert hub_upload.main([str(run / "model"), "alice/lighthouse", "--dry-run"]) == 2
-    assert "error: recipe.yaml: run_name holds an absolute path" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "error: recipe.yaml: run_name holds an absolute path" in captured.err
+    assert "error: recipe.yaml holds a Hugging Face token" in captured.err
+    assert "a1a1" not in captured.err + captured.out
+
+
+def test_a_checkpoint_that_is_still_being_saved_is_refused(finished_run, tmp_path, capsys):
+    shutil.copytree(finished_run / "model", tmp_path / ".saving" / "checkpoint-4")
+    assert hub_upload.main([str(tmp_path / ".saving" / "checkpoint-4"), "alice/lighthouse", "--dry-run"]) == 2
+    assert "is a checkpoint that is still being saved, or was given up" in capsys.readouterr().err
 
 
 def test_the_card_tells_what_the_record_says(folder, tmp_path):
