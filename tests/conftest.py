@@ -1,6 +1,7 @@
 """What every test shares: no network, a seed, a model of two layers and a tokenizer trained on the spot."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -90,6 +91,12 @@ def finished_run(tmp_path_factory) -> Path:
         paths = "--corpus lighthouse.txt --output_dir run --disable_tqdm true"
         assert main(["pretrain", "--model", "demo", *f"{sizes} {steps} {paths}".split()]) == 0
     return place / "run"
+
+
+@pytest.fixture
+def run(finished_run, tmp_path) -> Path:
+    """A copy of `finished_run` that a test may damage."""
+    return shutil.copytree(finished_run, tmp_path / "run")
 
 
 @pytest.fixture

@@ -24,11 +24,6 @@ COMMITTED = re.compile(r"^committed: ([0-9a-f]{40}); now opening it from there$"
 
 
 @pytest.fixture
-def run(finished_run, tmp_path):
-    return shutil.copytree(finished_run, tmp_path / "run")
-
-
-@pytest.fixture
 def folder(run):
     return run / "model"
 

@@ -26,12 +26,6 @@ RECORD = {"loss.png", "metrics.jsonl", "recipe.yaml", "run.json"}
 
 
 @pytest.fixture
-def run(finished_run, tmp_path):
-    """A copy of a finished run that a test may damage."""
-    return shutil.copytree(finished_run, tmp_path / "run")
-
-
-@pytest.fixture
 def folder(run):
     return run / "model"
 
