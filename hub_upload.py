@@ -13,6 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from huggingface_hub import get_token, snapshot_download
+from huggingface_hub.errors import HTTPError
+
 from publishing.card import COMMIT
 from publishing.hub import Commit, PublishError, Repository
 from publishing.release import Release, check_release, open_as_stranger, prepare_release, problems_found
@@ -20,6 +23,8 @@ from training.checkpoints import sha256_of
 from training.errors import InputError
 
 REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+REFERENCE = re.compile(r"(?!.*(\.\.|//|\.lock$))\w([\w./+-]*[\w+-])?")
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 VERIFICATION_ATTEMPTS = 3
 
 
@@ -35,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         if not options.dry_run:
             print("error: OWNER/NAME is missing: where shall the model go? (--dry-run needs none)", file=sys.stderr)
             return 2
-        options.repo_id = f"owner/{options.model.resolve().parent.name}"
+        options.repo_id = "owner/model"
     try:
         return _run(options)
     except (InputError, OSError) as error:
@@ -65,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--native", action="store_true", help="publish as the library's own GPT2LMHeadModel, without remote code"
     )
-    parser.add_argument("--license", default="apache-2.0", help="of the weights (default: %(default)s)")
+    parser.add_argument(
+        "--license",
+        help="of the weights, as the Hub writes it (default: apache-2.0 for what was trained here, else unknown)",
+    )
     parser.add_argument(
         "--language",
         action="append",
@@ -105,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
             languages=tuple(options.language),
             evaluations=tuple(options.evaluation),
         )
-        found = check_release(release, repository.token if repository else None)
+        found = check_release(release, repository.token if repository else get_token())
         print(f"it opens: {release.facts.parameters:,} parameters; it answers {found['answer']!r}")
         print("would be published:" if options.dry_run else f"publishing to {options.repo_id}:")
         for path, file in release.files.items():
@@ -120,6 +128,11 @@ def _run(options: argparse.Namespace) -> int:
 def _check_options(options: argparse.Namespace) -> None:
     if not REPO_ID.fullmatch(options.repo_id):
         raise InputError(f"{options.repo_id} is no repository's name: write OWNER/NAME")
+    for option, name in (("--tag", options.tag), ("--revision", options.revision)):
+        if name is not None and not REFERENCE.fullmatch(name):
+            raise InputError(f"{option} {name} is no name that git allows: use letters, digits, dots and dashes")
+    if options.license is not None and not LICENSE.fullmatch(options.license):
+        raise InputError(f"--license {options.license} is no licence's name on the Hub: such as mit, apache-2.0, other")
     if options.create_pr and options.tag:
         raise InputError("--tag names a commit of a branch, and --create-pr makes none: tag it when it is merged")
     if options.create_pr and options.private:
@@ -140,6 +153,8 @@ def publish(release: Release, repository: Repository, tag: str | None = None) ->
         InputError: the token may not, the tag names something else, or somebody else changed the branch meanwhile.
         PublishError: the Hub has failed, or holds something else than was sent.
     """
+    if release.facts.repo_id != repository.repo_id or release.facts.revision != (tag or COMMIT):
+        raise InputError("the release's card is of another repository or tag: prepare it for this one")
     repository.create()
     if tag and (tagged := repository.tag(tag)) and repository.differing_files(release.files, tagged):
         raise InputError(f"the tag {tag} exists and names another release ({tagged}): choose a new name")
@@ -165,7 +180,20 @@ def _verify(release: Release, repository: Repository, commit: Commit) -> None:
     Raises:
         PublishError: it is something else, or does not open.
     """
+    place = f"commit {commit.id} of {repository.repo_id}"
     problems = [f"{path} is not what was sent" for path in repository.differing_files(release.files, commit.id)]
+    is_private = repository.is_private()
+
+    def download(cache: Path) -> None:
+        # The process that runs the model's code has no token, so it could not see a private repository.
+        snapshot_download(
+            repository.repo_id,
+            revision=commit.id,
+            cache_dir=cache,
+            endpoint=repository.api.endpoint,
+            token=repository.token,
+        )
+
     for attempt in range(VERIFICATION_ATTEMPTS):
         if problems:
             break
@@ -175,19 +203,22 @@ def _verify(release: Release, repository: Repository, commit: Commit) -> None:
                 repository.repo_id,
                 revision=commit.id,
                 sha256={path: sha256_of(file) for path, file in release.files.items()},
-                environment={"HF_ENDPOINT": repository.api.endpoint, "HF_TOKEN": repository.token},
+                environment={"HF_ENDPOINT": repository.api.endpoint, "HF_HUB_OFFLINE": "1" if is_private else "0"},
+                **({"fill_cache": download} if is_private else {}),
             )
             problems = problems_found(release, found)
             if not problems:
                 return
-        except InputError as error:  # perhaps the way to the Hub, and not what is there
+        except (InputError, HTTPError, OSError, RuntimeError) as error:  # perhaps only the way to the Hub
             if attempt == VERIFICATION_ATTEMPTS - 1:
-                problems = [str(error)]
-            else:
-                time.sleep(2**attempt)
+                reason = " ".join(str(error).split()).replace(repository.token, "<token>")
+                raise PublishError(
+                    f"{place} is there, but could not be opened from there: {reason}; the same command tries again"
+                ) from None
+            time.sleep(2**attempt)
     raise PublishError(
-        f"commit {commit.id} of {repository.repo_id} is there, but does not verify: {'; '.join(problems)}. Do not use "
-        "it; the same command sends what differs, and verifies again"
+        f"{place} is there, but does not verify: {'; '.join(problems)}. Do not use it; the same command sends what "
+        "differs, and verifies again"
     )
 
 

@@ -17,7 +17,7 @@ TEMPLATE = Path(__file__).with_name("model_card.md")
 COMMIT = "COMMIT"
 REQUIRED = ("license", "library_name", "pipeline_tag", "language")
 LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
-UNFINISHED = re.compile(r"(?i)\btodo\b|more information needed")
+UNFINISHED = re.compile(r"\bTODO\b|(?i:more information needed)")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class CardFacts:
         repo_id: where it will be, `owner/name`.
         auto_class: the class that opens it.
         pipeline_tag: its task on the Hub.
-        config: config.json.
+        config: every field of the model's configuration.
         parameters: how many.
         dtype: of the weights.
         native: whether it is the library's own GPT-2, without code of its own.
@@ -167,14 +167,23 @@ def _training(record: RunRecord) -> dict[str, str]:
         "Text's sha256": f"`{corpus['sha256']}`",
         "Tokens seen": f"{result['tokens']:,} ({shares})",
         "Steps": f"{result['steps']:,} of {recipe['tokens_per_step']:,} tokens",
-        "Optimizer": f"{optimizer}; weight decay {recipe['weight_decay']:g}, clipped at {recipe['max_grad_norm']:g}",
-        "Schedule": f"{recipe['schedule']}, {recipe['warmup_steps']:g} steps of warm-up",
+        "Optimizer": f"{optimizer}; weight decay {recipe['weight_decay']:g}, "
+        + (f"gradients clipped at {recipe['max_grad_norm']:g}" if recipe["max_grad_norm"] else "no clipping"),
+        "Schedule": f"{recipe['schedule']}, warm-up {recipe['warmup_steps']:g} "
+        + ("of the run" if 0 < recipe["warmup_steps"] < 1 else "steps"),
         "Precision": recipe["precision"],
-        "Hardware": f"{run['hardware']['device']} x {run['hardware']['count']} ({run['hardware']['system']})",
-        "Time": f"{result['seconds'] / 3600:.2f} hours, {result['tokens_per_second']:,.0f} tokens a second",
+        "Hardware": f"{run['hardware']['device']}, {run['hardware']['count']} {run['hardware']['unit']} "
+        f"({run['hardware']['system']})",
+        "Time": f"{_duration(result['seconds'])}, {result['tokens_per_second']:,.0f} tokens a second",
         "Versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         "Trained by commit": f"`{commit}` of gpt-scratch" if commit else "not recorded",
     }
     if "initial" in result and "eval_loss" in result["initial"]:
         rows["Validation loss"] = f"{result['initial']['eval_loss']:.4f} at first, {result['eval_loss']:.4f} at the end"
     return rows
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

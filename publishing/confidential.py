@@ -12,9 +12,10 @@ from .record import RunRecord
 
 # What a secret begins with and how long it is, as those who hand them out describe it.
 SECRETS = {
-    "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{20,}",
-    "an OpenAI key": rb"\bsk-[A-Za-z0-9_-]{20,}",
-    "an AWS access key": rb"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    "a Hugging Face token": rb"hf_(?:(?:oauth|jwt)_[A-Za-z0-9._-]{20,}|[A-Za-z0-9]{30,})|\bapi_org_[A-Za-z0-9]{20,}",
+    # With a digit and a capital letter, since style sheets and links have long names that begin like keys.
+    "an OpenAI key": rb"\bsk-(?=[a-z_-]*[A-Z0-9])(?=\S*[A-Z])(?=\S*[0-9])[A-Za-z0-9_-]{20,}",
+    "an AWS key": rb"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?i:aws_secret_access_key)\W{1,4}[A-Za-z0-9/+]{40}",
     "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})",
     "a private key": rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
 }
@@ -54,24 +55,32 @@ def _readable_part(file: Path) -> bytes:
         return stream.read(length)
 
 
-def personal_data_in(record: RunRecord) -> list[str]:
-    """Names each value of a run's record that gives away a user, a machine or a place on it; never shows the value."""
+def personal_data_in(record: RunRecord, owner: str) -> list[str]:
+    """Names each value of a run's record that gives away a user, a machine or a place on it; never shows the value.
+
+    Args:
+        owner: of the repository, whose name will be public anyway.
+    """
     return [
         f"{file}: {key} holds {what}: change it in the run folder"
         for file, values in (("recipe.yaml", record.recipe), ("run.json", record.run))
         for key, value in _strings(values)
-        for what in _personal(value)
+        for what in _personal(value, owner)
     ]
 
 
-def _personal(value: str) -> list[str]:
+def _personal(value: str, owner: str) -> list[str]:
     found = []
     if ABSOLUTE_PATH.search(value):
         found.append("an absolute path")
     if ADDRESS.search(value):
         found.append("an address")
     for what, name in (("your user name", _user_name()), ("this machine's name", socket.gethostname())):
-        if len(name) > 2 and name.lower() not in EVERYBODY and re.search(rf"(?i)(?<!\w){re.escape(name)}(?!\w)", value):
+        if (
+            len(name) > 2
+            and name.lower() not in {*EVERYBODY, owner.lower()}
+            and re.search(rf"(?i)(?<!\w){re.escape(name)}(?!\w)", value)
+        ):
             found.append(what)
     return found
 

@@ -3,11 +3,13 @@ One commit to the Hub, or none: access is checked first, what fails for a moment
 failure the repository is asked what it holds.
 """
 
+import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,16 +27,22 @@ from training.errors import InputError
 
 ATTEMPTS = 5
 FIRST_WAIT_SECONDS = 1.0  # doubles from attempt to attempt
-LONGEST_WAIT_SECONDS = 60.0
+LONGEST_WAIT_SECONDS = 330.0  # the Hub counts requests in windows of five minutes
 COMMIT_TITLE = "Publish with gpt-scratch"
+# Where things stand when something fails.
 AS_BEFORE = "the branch is as it was, and the same command goes on"
+UNKNOWN = "whether the commit was made is not known: the same command finds out and goes on"
+OWN_MODEL_TYPE = "gpt_scratch"
+TOKEN = re.compile(r"[!-~]+")
 # What an earlier release, or a `Trainer` that pushed by itself, may have left: it would be taken for this model's.
 STALE = re.compile(
     r"(configuration|modeling|tokenization)_\w+\.py|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
     r"|(generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|run)\.json|merges\.txt"
-    r"|chat_template\.jinja|recipe\.yaml|metrics\.jsonl|loss\.png|\.eval_results/[^/]+"
-    r"|[^/]+\.(bin|ckpt|joblib|pickle|pkl|pt|pth)"
+    r"|chat_template\.jinja|recipe\.yaml|metrics\.jsonl|loss\.png|tokenizer\.model|tf_model\.h5|flax_model\.msgpack"
+    r"|pytorch_model\.bin\.index\.json|last-checkpoint/.*|[^/]+\.(bin|ckpt|joblib|pickle|pkl|pt|pth)"
 )
+# What `from_pretrained` runs or loads although it belongs to no release.
+INTRUDERS = re.compile(r".*\.py|adapter_config\.json|adapter_model\..*")
 Result = TypeVar("Result")
 
 
@@ -48,14 +56,12 @@ class Commit:
 
     Args:
         id: the commit's hash.
-        url: its page.
         is_new: false where the repository held the release already.
         pull_request: the page of the pull request, where one was asked for.
         deleted: stale files that it has taken away.
     """
 
     id: str
-    url: str
     is_new: bool
     pull_request: str | None
     deleted: tuple[str, ...]
@@ -74,7 +80,7 @@ class Repository:
         say: takes lines for a person.
 
     Raises:
-        InputError: there is no token.
+        InputError: there is no token, or it or the endpoint cannot be one.
     """
 
     def __init__(
@@ -94,10 +100,15 @@ class Repository:
         self.create_pr = create_pr
         self.say = say
         self.user = ""
-        self.token = token or get_token()
+        self.standing = AS_BEFORE
+        self.token = (token or get_token() or "").strip()
         if not self.token:
             raise InputError("there is no token: run `hf auth login`, or set HF_TOKEN to one with write access")
+        if not TOKEN.fullmatch(self.token):
+            raise InputError("the token has characters that no token has: log in again, or set HF_TOKEN anew")
         endpoint = (endpoint or os.environ.get("HF_ENDPOINT", "")).rstrip("/") or None
+        if endpoint and not endpoint.startswith(("https://", "http://")):
+            raise InputError(f"HF_ENDPOINT is {endpoint}, but must begin with https://")
         self.api = HfApi(endpoint=endpoint, token=self.token, library_name="gpt-scratch")
 
     def require_access(self) -> bool:
@@ -106,9 +117,10 @@ class Repository:
         Raises:
             InputError: it may not, or the repository is public and should be private.
         """
-        who = self._try("asking who the token belongs to", self.api.whoami)
-        self.user = who["name"]
-        _refuse_without_right(who, self.repo_id, self.create_pr)
+        if not self.user:
+            who = self._try("asking who the token belongs to", self.api.whoami)
+            _refuse_without_right(who, self.repo_id, self.create_pr)
+            self.user = who["name"]
         info = self._info()
         if info is None and self.create_pr:
             raise InputError(
@@ -126,8 +138,8 @@ class Repository:
         if self.require_access():
             return
         # exist_ok: an attempt may have failed after the work was done.
-        create = self.api.create_repo
-        self._try("creating the repository", create, self.repo_id, private=self.private, exist_ok=True)
+        create, private = self.api.create_repo, self.private or None  # None: as the organization's default says
+        self._try("creating the repository", create, self.repo_id, private=private, exist_ok=True)
         if not self.require_access():
             raise PublishError(f"{self.repo_id} was created, but cannot be seen: run the same command again")
 
@@ -145,9 +157,17 @@ class Repository:
         return self.head(name) if any(ref.name == name for ref in refs.tags) else None
 
     def set_tag(self, name: str, commit: str) -> None:
-        self._try(
-            "creating the tag", self.api.create_tag, self.repo_id, tag=name, revision=commit, exist_ok=True
-        )  # exist_ok: an attempt may have failed after the work was done
+        """Names a commit.
+
+        Raises:
+            InputError: the tag names another one.
+        """
+        # exist_ok: an attempt may have failed after the work was done.
+        tag = self.api.create_tag
+        self._try("creating the tag", tag, self.repo_id, tag=name, revision=commit, exist_ok=True)
+        named = self.tag(name)
+        if named != commit:
+            raise InputError(f"the tag {name} names {named}, not this commit ({commit}): choose a new name")
 
     def commit(self, files: dict[str, Path]) -> Commit:
         """Makes the branch, or a pull request on it, hold exactly these files, in one commit.
@@ -158,14 +178,23 @@ class Repository:
             InputError: somebody else has changed the branch meanwhile, or the token may not write.
             PublishError: the Hub could not be reached, or refused.
         """
-        if self._info(self.revision) is None:
+        commit = self._commit(files)
+        self.standing = f"commit {commit.id} is there, and the same command goes on"
+        return commit
+
+    def _commit(self, files: dict[str, Path]) -> Commit:
+        refs = self._try("reading the branches", self.api.list_repo_refs, self.repo_id)
+        if any(ref.name == self.revision for ref in refs.tags):
+            raise InputError(f"{self.revision} is a tag of {self.repo_id}, not a branch: name another --revision")
+        if not any(ref.name == self.revision for ref in refs.branches):
             self._try("creating the branch", self.api.create_branch, self.repo_id, branch=self.revision, exist_ok=True)
         parent = self.head(self.revision)
         changed, deleted = self._differences(files, parent)
+        self._refuse_other_contents(files, parent)
         if not (changed or deleted):
             return self._describe(parent, is_new=False)
         if self.create_pr and (found := self._find_request(files)):
-            return found
+            return replace(found, is_new=False)
         # The same objects for each attempt: they remember what has been uploaded.
         operations = [
             *(CommitOperationAdd(path, str(files[path])) for path in changed),
@@ -174,11 +203,12 @@ class Repository:
 
         def made() -> Commit | None:
             """The commit of an attempt that seemed to fail."""
-            if self.create_pr:
-                return self._find_request(files)
+            self.standing = UNKNOWN
+            found = self._find_request(files) if self.create_pr else None
             head = self.head(self.revision)
-            if head == parent:
-                return None
+            if self.create_pr or head == parent:
+                self.standing = AS_BEFORE
+                return found
             if any(self._differences(files, head)):
                 raise InputError(
                     f"{self.repo_id} was changed by somebody else meanwhile (its {self.revision} is now {head}): look "
@@ -195,9 +225,46 @@ class Repository:
                 create_pr=self.create_pr,
                 parent_commit=parent,
             )
-            return Commit(info.oid, info.commit_url, True, info.pr_url, tuple(deleted))
+            return Commit(info.oid, True, info.pr_url, tuple(deleted))
 
         return self._try("uploading", attempt, made=made)
+
+    def is_private(self) -> bool:
+        info = self._info()
+        return info is not None and info.private
+
+    def _refuse_other_contents(self, files: dict[str, Path], commit: str) -> None:
+        """Looks at what a branch holds beside an earlier release.
+
+        Raises:
+            InputError: another model, or something that would be run or loaded together with this one.
+        """
+        there = self._tree(commit)
+        intruders = [
+            path for path in there if path not in files and INTRUDERS.fullmatch(path) and not STALE.fullmatch(path)
+        ]
+        if intruders:
+            raise InputError(
+                f"{self.repo_id} also holds {', '.join(intruders)}, which would be run or loaded with the model: "
+                "delete that there first, or choose another repository"
+            )
+        if "config.json" not in there:
+            return
+        history = self._try("reading the commits", self.api.list_repo_commits, self.repo_id, revision=commit)
+        if any(made.title.startswith(COMMIT_TITLE) for made in history):
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            download, where = self.api.hf_hub_download, {"revision": commit, "local_dir": folder}
+            file = self._try("reading config.json there", download, self.repo_id, "config.json", **where)
+            try:
+                model_type = json.loads(Path(file).read_text(encoding="utf-8")).get("model_type")
+            except (ValueError, AttributeError):
+                model_type = None
+        if model_type != OWN_MODEL_TYPE:
+            raise InputError(
+                f"{self.repo_id} holds another model (model_type {model_type}): choose another repository, or delete "
+                "its files there first"
+            )
 
     def differing_files(self, files: dict[str, Path], commit: str) -> list[str]:
         """Paths that a commit does not hold as they are here, and stale ones that it still holds."""
@@ -206,14 +273,18 @@ class Repository:
 
     def _differences(self, files: dict[str, Path], commit: str) -> tuple[list[str], list[str]]:
         """Paths to upload and paths to delete, so that a commit becomes the release."""
+        there = self._tree(commit)
+        changed = [path for path, file in files.items() if path not in there or not _is_same(file, there[path])]
+        return changed, [path for path in there if path not in files and STALE.fullmatch(path)]
+
+    def _tree(self, commit: str) -> dict[str, Any]:
+        """Path -> what the Hub says of the file."""
 
         def read_tree() -> dict[str, Any]:
             entries = self.api.list_repo_tree(self.repo_id, recursive=True, revision=commit)
             return {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
 
-        there = self._try("reading the repository's files", read_tree)
-        changed = [path for path, file in files.items() if path not in there or not _is_same(file, there[path])]
-        return changed, [path for path in there if path not in files and STALE.fullmatch(path)]
+        return self._try("reading the repository's files", read_tree)
 
     def _find_request(self, files: dict[str, Path]) -> Commit | None:
         """This user's open pull request that holds exactly these files."""
@@ -233,14 +304,16 @@ class Repository:
     def _describe(
         self, commit: str, is_new: bool = True, pull_request: str | None = None, deleted: Iterable[str] = ()
     ) -> Commit:
-        url = f"{self.api.endpoint}/{self.repo_id}/commit/{commit}"
-        return Commit(commit, url, is_new, pull_request, tuple(deleted))
+        return Commit(commit, is_new, pull_request, tuple(deleted))
 
     def _info(self, revision: str | None = None) -> Any:
-        try:
-            return self._try("looking for the repository", self.api.model_info, self.repo_id, revision=revision)
-        except (RepositoryNotFoundError, RevisionNotFoundError):
-            return None
+        def read_info() -> Any:
+            try:
+                return self.api.model_info(self.repo_id, revision=revision)
+            except (RepositoryNotFoundError, RevisionNotFoundError):
+                return None
+
+        return self._try("looking for the repository", read_info)
 
     def _try(
         self,
@@ -260,8 +333,6 @@ class Repository:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return action(*arguments, **options)
-            except (RepositoryNotFoundError, RevisionNotFoundError):
-                raise
             except OfflineModeIsEnabled:
                 raise InputError("HF_HUB_OFFLINE is set, so nothing can be published: unset it") from None
             except (HTTPError, OSError, RuntimeError, ValueError) as error:
@@ -269,25 +340,33 @@ class Repository:
                 if status in (401, 403):
                     raise InputError(f"{what}: {_explain_refusal(status, self.repo_id)}") from None
                 if isinstance(error, ValueError) and not _may_pass(error) and status != 412:
-                    raise InputError(f"{what}: the Hub refuses it: {_describe_error(error)}") from None
+                    raise InputError(f"{what}: the Hub refuses it: {self._describe_error(error)}") from None
                 if not (status == 412 or _may_pass(error)):
-                    raise PublishError(f"{what} failed: {_describe_error(error)}; {AS_BEFORE}") from None
+                    raise PublishError(f"{what} failed: {self._describe_error(error)}; {self.standing}") from None
                 done = made()
                 if done is not None:
                     return done
                 if attempt == ATTEMPTS or status == 412:
                     raise PublishError(
-                        f"{what} failed {attempt} times, at last with: {_describe_error(error)}; {AS_BEFORE}"
+                        f"{what} failed {attempt} times, at last with: {self._describe_error(error)}; {self.standing}"
                     ) from None
                 pause = max(wait, _retry_after(error))
                 if pause > LONGEST_WAIT_SECONDS:
                     raise PublishError(
-                        f"{what} failed: the Hub asks to wait for {pause:.0f} seconds; {AS_BEFORE}"
+                        f"{what} failed: the Hub asks to wait for {pause:.0f} seconds; {self.standing}"
                     ) from None
-                self.say(f"{what} failed ({_describe_error(error)}); once more in {pause:g} s")
+                self.say(f"{what} failed ({self._describe_error(error)}); once more in {pause:g} s")
                 time.sleep(pause)
                 wait *= 2
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _describe_error(self, error: BaseException) -> str:
+        if isinstance(error, HfHubHTTPError) and error.response is not None:
+            return f"{error.response.status_code} {error.server_message or error.response.reason_phrase}".strip()
+        # Of a failed upload the client says no more than that; what it was raised from knows why.
+        while isinstance(error, RuntimeError) and error.__cause__ is not None:
+            error = error.__cause__
+        return " ".join(f"{type(error).__name__}: {error}".split()).replace(self.token, "<token>")
 
 
 def _refuse_without_right(who: dict[str, Any], repo_id: str, create_pr: bool) -> None:
@@ -297,25 +376,29 @@ def _refuse_without_right(who: dict[str, Any], repo_id: str, create_pr: bool) ->
         InputError: the token cannot write there.
     """
     owner = repo_id.split("/")[0]
-    roles = {who["name"]: "admin"} | {
-        organization["name"]: organization.get("roleInOrg", "write") for organization in who.get("orgs", [])
-    }
+    namespaces = {who["name"].lower(), *(organization["name"].lower() for organization in who.get("orgs", []))}
     access = who.get("auth", {}).get("accessToken", {})
     if access.get("role") == "read":
         raise InputError(
             "the token can only read: make one with write access at https://huggingface.co/settings/tokens"
         )
-    if not create_pr and roles.get(owner, "read") == "read":
+    if create_pr:
+        return
+    # What somebody may do in an organization is more than whoami tells; the Hub says it before anything is changed.
+    if owner.lower() not in namespaces:
         raise InputError(
             f"the token belongs to {who['name']}, who cannot write to {owner}: publish under a name of yours, or as a "
             "pull request (--create-pr)"
         )
-    if access.get("role") == "fineGrained" and not create_pr:
+    if access.get("role") == "fineGrained":
         scopes = access.get("fineGrained", {}).get("scoped", [])
-        if not any(
-            scope.get("entity", {}).get("name") in (owner, repo_id) and "repo.write" in scope.get("permissions", [])
+        rights = {
+            right
             for scope in scopes
-        ):
+            if scope.get("entity", {}).get("name") in (owner, repo_id)
+            for right in scope.get("permissions", [])
+        }
+        if not any(right.startswith("repo.") and not right.endswith("read") for right in rights):
             raise InputError(
                 f"the token has no write access to repositories of {owner}: add that to it, or use another"
             )
@@ -350,16 +433,11 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _retry_after(error: BaseException) -> float:
-    response = getattr(error, "response", None)
-    text = response.headers.get("Retry-After", "") if response is not None else ""
-    return float(text) if text.isdecimal() else 0.0
-
-
-def _describe_error(error: BaseException) -> str:
-    if isinstance(error, HfHubHTTPError) and error.response is not None:
-        return f"{error.response.status_code} {error.server_message or error.response.reason_phrase}".strip()
-    cause = f" ({_describe_error(error.__cause__)})" if error.__cause__ is not None else ""
-    return " ".join(f"{type(error).__name__}: {error}".split()) + cause
+    """Seconds that the Hub asks to wait: `Retry-After: 30`, or `RateLimit: "api";r=0;t=30`."""
+    headers = error.response.headers if getattr(error, "response", None) is not None else {}
+    text = headers.get("Retry-After", "")
+    window = re.search(r"\br=0;t=(\d+)", headers.get("RateLimit", ""))
+    return float(text) if text.isdecimal() else float(window.group(1)) + 1 if window else 0.0
 
 
 def _explain_refusal(status: int, repo_id: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from training.checkpoints import sha256_of
 from training.errors import InputError
 from training.hub_source import HUB_PREFIX
 
+TASK = re.compile(r"\w[\w.-]*")  # lm-eval's names of tasks, which become names of files
 # What a release takes from the run folder.
 RUN_FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "loss.png")
 
@@ -92,10 +94,10 @@ def results_of_run(record: RunRecord) -> list[EvalResult]:
 def describe_corpus(record: RunRecord) -> str:
     """The training text, in words."""
     if record.dataset:
-        return record.dataset
+        return f"the dataset {record.dataset}"
     if record.recipe["corpus"] == "stdlib":
-        return f"source of Python {record.run['data']['corpus']['python']}'s standard library"
-    return f"the author's own text `{record.recipe['corpus']}`"
+        return f"the source of Python {record.run['data']['corpus']['python']}'s standard library"
+    return f"text that is not published here (`{record.recipe['corpus']}`)"
 
 
 def results_of_lm_eval(file: Path) -> list[EvalResult]:
@@ -123,8 +125,9 @@ def results_of_lm_eval(file: Path) -> list[EvalResult]:
                 source_url="https://github.com/EleutherAI/lm-evaluation-harness",
             )
             for task, values in tasks
+            if task in content["configs"] and TASK.fullmatch(task)  # groups have no configuration
             for key, value in values.items()
-            if isinstance(value, int | float) and "_stderr" not in key and "," in key
+            if isinstance(value, int | float) and math.isfinite(value) and "_stderr" not in key and "," in key
         ]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{file} holds no results of lm-eval ({type(error).__name__}: {error})") from None

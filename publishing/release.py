@@ -5,10 +5,13 @@ opening it where this project cannot be imported.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +30,18 @@ from training.errors import InputError
 from . import stranger
 from .card import CardFacts, problems_of_card, write_card
 from .confidential import personal_data_in, secrets_in
-from .record import read_record, results_of_lm_eval, results_of_run
+from .record import RunRecord, read_record, results_of_lm_eval, results_of_run
 from .source import NATIVE_CLASS, TASKS, model_files, problems_of_source, read_config
 
 PROBE_LENGTH = 16
 # Of a row's logits in fp32, alone and beside a longer one: the order of summation differs.
 PADDING_TOLERANCE = 1e-4
 
-# Variables of a user that would give the fresh process a cache, a token or a mode of theirs.
-OWN_PLACES = {
-    *("HF_TOKEN", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_MODULES_CACHE"),
-    *("HF_XET_CACHE", "HF_ASSETS_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"),
-}
+# What the fresh process gets of the user's variables: no token, cache or mode of theirs.
+KEPT_VARIABLES = re.compile(
+    r"PATH|LD_LIBRARY_PATH|HOME|TMPDIR|LANG|LC_\w+|(OMP|MKL)_\w+|CUDA_\w+|(https?|all|no)_proxy|(HTTPS?|ALL|NO)_PROXY"
+    r"|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|HF_ENDPOINT|HF_HUB_DISABLE_XET|HF_HUB_\w+_TIMEOUT|HF_XET_CLIENT_\w+"
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def prepare_release(
     *,
     native: bool = False,
     revision: str = "COMMIT",
-    license: str = "apache-2.0",
+    license: str | None = None,
     languages: tuple[str, ...] = (),
     evaluations: tuple[Path, ...] = (),
 ) -> Release:
@@ -83,7 +86,8 @@ def prepare_release(
         repo_id: where the release will go, `owner/name`, for the card.
         native: publish as the library's own `GPT2LMHeadModel`, without code.
         revision: what the card's snippets pin, where it is a tag.
-        license: of the weights, as the Hub writes it.
+        license: of the weights, as the Hub writes it; `None` means apache-2.0 for what this project has trained, and
+            unknown for what comes from elsewhere.
         languages: of the text, as ISO 639 codes, `code` or `multilingual`.
         evaluations: files that lm-eval has written.
 
@@ -93,6 +97,8 @@ def prepare_release(
     problems = problems_of_source(model, native)
     if problems:
         raise InputError("\n".join(problems))
+    if any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty, and all that it holds would be published: choose an empty folder")
     record = read_record(model)
     measured = [result for file in evaluations for result in results_of_lm_eval(file)]
     network, auto_class, pipeline_tag = _open(model)
@@ -107,29 +113,31 @@ def prepare_release(
         _load_tokenizer(model).save_pretrained(folder)
     else:
         for file in source_files:
-            shutil.copyfile(file, folder / file.name)
+            _place(file, folder)
     for file in record.files if record else ():
         shutil.copyfile(file, folder / file.name)
     _write_benchmark_results(folder, measured)
 
-    config = read_config(folder)
     facts = CardFacts(
         repo_id=repo_id,
         auto_class=auto_class,
         pipeline_tag=pipeline_tag,
-        config=config,
+        config=network.config.to_dict(),
         parameters=network.num_parameters(),
         dtype=str(network.dtype).removeprefix("torch."),
         native=native,
         code={file.name: sha256_of(file) for file in sorted(folder.glob("*.py"))},
         revision=revision,
-        license=license,
+        license=license or ("apache-2.0" if record else "unknown"),
         languages=languages,
         record=record,
         results=(*(results_of_run(record) if record else ()), *measured),
     )
     own_card = model / "README.md"
-    card = write_card(facts, own_card if own_card.is_file() else None)
+    try:
+        card = write_card(facts, own_card if own_card.is_file() else None)
+    except KeyError as error:
+        raise InputError(f"the run's record beside {model} lacks {error}: it cannot be told from it") from None
     (folder / "README.md").write_text(card, encoding="utf-8")
     left = sorted(path.name for path in model.iterdir() if path not in source_files)
     return Release(folder, facts, tuple(left), _probe(logits_of))
@@ -149,7 +157,7 @@ def check_release(release: Release, token: str | None = None) -> dict[str, Any]:
     """
     problems = secrets_in(release.folder, token)
     if release.facts.record:
-        problems += personal_data_in(release.facts.record)
+        problems += personal_data_in(release.facts.record, release.facts.repo_id.split("/")[0])
     problems += problems_of_card((release.folder / "README.md").read_text(encoding="utf-8"), release.facts)
     found: dict[str, Any] = {}
     try:
@@ -169,15 +177,17 @@ def open_as_stranger(
     revision: str | None = None,
     sha256: dict[str, str] | None = None,
     environment: dict[str, str],
+    fill_cache: Callable[[Path], object] = lambda cache: None,
 ) -> dict[str, Any]:
-    """Opens a folder or repository in a fresh process with empty caches that cannot import this project.
+    """Opens a folder or repository in a fresh process that cannot import this project, and has no token.
 
     Args:
         place, revision, sha256: see stranger.py.
         environment: variables to set there.
+        fill_cache: puts what nobody could download without a token into the process' cache, which is empty otherwise.
 
     Raises:
-        InputError: it does not open there; the message is the process' last line.
+        InputError: it does not open there.
     """
     with tempfile.TemporaryDirectory() as elsewhere:
         workplace = Path(elsewhere)
@@ -188,13 +198,13 @@ def open_as_stranger(
             "trust_remote_code": not release.facts.native,
             "auto_class": release.facts.auto_class,
             "task": release.facts.pipeline_tag,
+            "threads": torch.get_num_threads(),
             "probe": str(workplace / "probe.safetensors"),
             "sha256": sha256,
         }
+        fill_cache(workplace / "home" / "hub")
         (workplace / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        kept = {
-            name: os.environ[name] for name in os.environ if not name.startswith("PYTHON") and name not in OWN_PLACES
-        }
+        kept = {name: value for name, value in os.environ.items() if KEPT_VARIABLES.fullmatch(name)}
         finished = subprocess.run(
             [sys.executable, "-P", stranger.__file__, str(workplace / "request.json")],
             cwd=workplace,
@@ -205,8 +215,11 @@ def open_as_stranger(
         )
     if finished.returncode:
         lines = finished.stderr.strip().splitlines() or ["no message"]
-        raise InputError(f"{place} does not open in a process without this project: {lines[-1]}")
-    return json.loads(finished.stdout.splitlines()[-1])
+        raise InputError(f"the process that opens {place} ended with {finished.returncode}: {lines[-1]}")
+    found = json.loads(finished.stdout.splitlines()[-1])
+    if "error" in found:
+        raise InputError(f"{place} does not open in a process without this project: {found['error']}")
+    return found
 
 
 def problems_found(release: Release, found: dict[str, Any]) -> list[str]:
@@ -228,7 +241,7 @@ def problems_found(release: Release, found: dict[str, Any]) -> list[str]:
         problems.append(f"the logits differ from the source folder's by {found['logits_difference']:.2e}")
     if found["padding_difference"] > PADDING_TOLERANCE:
         problems.append(f"a row that is padded on the left gives other logits ({found['padding_difference']:.2e})")
-    if not _covers(found["tokens"], found["vocab_size"]):
+    if not _covers(found["tokens"], found["vocab_size"], release.facts.record):
         problems.append(
             f"the tokenizer has {found['tokens']:,} tokens, but vocab_size is {found['vocab_size']:,}: it belongs to "
             "another model"
@@ -261,6 +274,15 @@ def _open(model: Path) -> tuple[PreTrainedModel, str, str]:
         raise InputError(f"{model} does not open: {' '.join(str(error).split())}") from None
 
 
+def _place(file: Path, folder: Path) -> None:
+    """The same file under another name where the disk allows it: weights are large, and nothing writes to them."""
+    if file.suffix == ".safetensors":
+        with suppress(OSError):
+            os.link(file.resolve(), folder / file.name)
+            return
+    shutil.copyfile(file, folder / file.name)
+
+
 def _load_tokenizer(model: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
@@ -271,6 +293,7 @@ def _load_tokenizer(model: Path) -> Any:
 @torch.no_grad()
 def _probe(network: PreTrainedModel) -> dict[str, torch.Tensor]:
     length = min(PROBE_LENGTH, network.config.max_position_embeddings)
+    torch.set_float32_matmul_precision("highest")
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(network.config.vocab_size, (1, length), generator=generator)
     return {"input_ids": input_ids, "logits": network.float()(input_ids).logits.contiguous()}
@@ -281,9 +304,12 @@ def _logits_tolerance(release: Release) -> float:
     return LOGITS_TOLERANCE * release.probe["logits"].abs().max().item() if release.facts.native else 0.0
 
 
-def _covers(tokens: int, vocab_size: int) -> bool:
-    """Whether a vocabulary is a tokenizer's, perhaps rounded up to a multiple of a power of two, as GPUs like it."""
-    return any(vocab_size == -(-tokens // 2**power) * 2**power for power in range(11))
+def _covers(tokens: int, vocab_size: int, record: RunRecord | None) -> bool:
+    """Whether a vocabulary is a tokenizer's, perhaps rounded up: as its recipe says, or as GPUs like it."""
+    multiples = {2**power for power in range(11)}
+    if record and record.recipe.get("pad_vocab_to_multiple_of"):
+        multiples.add(record.recipe["pad_vocab_to_multiple_of"])
+    return any(vocab_size == -(-tokens // multiple) * multiple for multiple in multiples)
 
 
 def _write_benchmark_results(folder: Path, results: list[Any]) -> None:

@@ -12,15 +12,15 @@ from safetensors import SafetensorError, safe_open
 import modeling_gpt_scratch
 from training.checkpoints import STAGING
 
+CODE_FILES = ("configuration_gpt_scratch.py", "modeling_gpt_scratch.py")
 # What a release takes from the model folder. Anything else stays at home.
 MODEL_FILES = (
     "README.md",
     "config.json",
     "generation_config.json",
-    "configuration_gpt_scratch.py",
-    "modeling_gpt_scratch.py",
+    *CODE_FILES,
     "model.safetensors",
-    "model-*-of-*.safetensors",
+    "model-?????-of-?????.safetensors",
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -30,8 +30,6 @@ MODEL_FILES = (
     "vocab.json",
     "merges.txt",
 )
-# What it takes from the run folder that the model folder lies in.
-RUN_FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "loss.png")
 # The class that a model is -> the Auto class that opens it, and its task on the Hub.
 TASKS = {
     "GPTScratchForCausalLM": ("AutoModelForCausalLM", "text-generation"),
@@ -131,6 +129,8 @@ def _problems_of_tokenizer_config(folder: Path) -> list[str]:
         fields = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         return [f"tokenizer_config.json is not JSON: {error}"]
+    if isinstance(fields, dict) and Path(str(fields.get("name_or_path", ""))).is_absolute():
+        return ["tokenizer_config.json has an absolute path as name_or_path: take it out"]
     if isinstance(fields, dict) and "auto_map" in fields:
         return ["tokenizer_config.json has an auto_map: a tokenizer with code of its own is not published"]
     return []
@@ -141,6 +141,10 @@ def _problems_of_config(folder: Path, native: bool) -> list[str]:
         config = read_config(folder)
     except ValueError as error:
         return [f"config.json cannot be read: {error}"]
+    if "custom_pipelines" in config:
+        return ["config.json has custom_pipelines, which name code that is not published: take it out"]
+    if Path(str(config.get("_name_or_path", ""))).is_absolute():
+        return ["config.json has an absolute path as _name_or_path: take it out"]
     architecture = (config.get("architectures") or [None])[0]
     if config.get("model_type") == "gpt2" and architecture == NATIVE_CLASS and "auto_map" not in config:
         return [] if native else [f"{folder} is the library's own GPT-2, which needs no code: add --native"]
@@ -163,33 +167,23 @@ def _problems_of_config(folder: Path, native: bool) -> list[str]:
 
 
 def _problems_of_code(folder: Path, config: dict[str, Any]) -> list[str]:
-    auto_map = config.get("auto_map", {})
-    if not isinstance(auto_map, dict):
-        return ["config.json has an auto_map that is no mapping"]
-    problems = [
-        f"config.json has no {name} in auto_map, so that class cannot find the code"
-        for name in ("AutoConfig", "AutoModel", *(auto_class for auto_class, _ in TASKS.values()))
-        if name not in auto_map
-    ]
-    modules = {}
-    for name, reference in auto_map.items():
-        if not isinstance(reference, str):
-            problems.append(f"auto_map's {name} is {reference}, not module.Class")
+    problems = []
+    if config.get("auto_map") != modeling_gpt_scratch.GPTScratchConfig().auto_map:
+        problems.append(
+            f"config.json's auto_map is {config.get('auto_map')}, not this project's: open the model with this project "
+            "and save it again"
+        )
+    for name in CODE_FILES:
+        file = folder / name
+        if not file.is_file():
+            problems.append(f"{folder} has no {name}, which everybody else needs to open the model")
             continue
-        # "owner/name--module.Class" is code that lives in another repository.
-        module, _, class_name = reference.rpartition("--")[2].partition(".")
-        file = folder / f"{module}.py"
-        if "--" in reference or not file.is_file():
-            problems.append(f"auto_map's {name} is {reference}, but the folder holds no {module}.py of its own")
+        try:
+            module = ast.parse(file.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError) as error:
+            problems.append(f"{name} is not Python code: {error}")
             continue
-        if file not in modules:
-            try:
-                modules[file] = ast.parse(file.read_text(encoding="utf-8"))
-            except (SyntaxError, ValueError) as error:
-                return [*problems, f"{file.name} is not Python code: {error}"]
-            problems += _problems_of_imports(file, modules[file]) or _problems_of_origin(file)
-        if not any(isinstance(node, ast.ClassDef) and node.name == class_name for node in modules[file].body):
-            problems.append(f"auto_map's {name} is {reference}, but {module}.py has no class {class_name}")
+        problems += _problems_of_imports(file, module) or _problems_of_origin(file)
     return problems
 
 

@@ -4,8 +4,8 @@ Opens a release as people on the Hub do. Runs by itself, in a fresh process that
     python -P stranger.py REQUEST.json     prints what it found as JSON on its last line
 
 REQUEST.json: `place` (a folder, or a repository's name), `revision`, `trust_remote_code`, `auto_class`, `task`,
-`probe` (a safetensors file with `input_ids` and the `logits` that they must give in fp32), `sha256` (name -> hash of
-each file of a repository, or null for a folder).
+`threads`, `probe` (a safetensors file with `input_ids` and the `logits` that they must give in fp32), `sha256` (name ->
+hash of each file of a repository, or null for a folder).
 """
 
 import hashlib
@@ -41,6 +41,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     AutoModel.from_pretrained(place, **pinned)
     auto_class = getattr(transformers, request["auto_class"])
     model, loading = auto_class.from_pretrained(place, output_loading_info=True, **pinned)
+    torch.set_num_threads(request["threads"])  # other numbers add up in another order
     model = model.eval().float()  # as the source's logits were computed
     probe = load_file(request["probe"])
     with torch.no_grad():
@@ -68,7 +69,8 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     task = request["task"]
     found["padding_difference"] = padding_difference(model, probe["input_ids"][0], task)
     length = {"max_new_tokens": 8, "do_sample": False} if task == "text-generation" else {}
-    answer = pipeline(task, model=place, **pinned)(PROMPT, **length)[0]
+    del model  # a large one need not be in memory twice
+    answer = pipeline(task, model=place, device="cpu", **pinned)(PROMPT, **length)[0]
     found["answer"] = str(answer.get("generated_text", answer))
     return found
 
@@ -81,8 +83,13 @@ def altered_files(place: str, revision: str, sha256: dict[str, str]) -> list[str
     return sorted(
         name
         for name, expected in sha256.items()
-        if not (folder / name).is_file() or hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected
+        if not (folder / name).is_file() or sha256_of(folder / name) != expected
     )
+
+
+def sha256_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def padding_difference(model: Any, input_ids: Any, task: str) -> float:
@@ -111,4 +118,9 @@ def padding_difference(model: Any, input_ids: Any, task: str) -> float:
 
 if __name__ == "__main__":
     sys.modules.update(dict.fromkeys(HIDDEN))
-    print(json.dumps(main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))))
+    try:
+        report = main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    except Exception as failure:  # whatever the libraries raise is the finding
+        first_line = (str(failure).strip().splitlines() or ["no message"])[0]
+        report = {"error": f"{type(failure).__name__}: {first_line}"}
+    print(json.dumps(report))

@@ -55,6 +55,7 @@ def test_a_release_of_another_form_is_whole_too(folder, tmp_path):
     native = prepare_release(folder, tmp_path / "native", "alice/lighthouse", native=True)
     assert set(native.files) == {name for name in MODEL | RECORD if not name.endswith(".py")}
     assert "auto_map" not in native.facts.config
+    assert "trust_remote_code" not in (native.folder / "README.md").read_text()
     assert check_release(native)["code"].startswith("transformers.models.gpt2")
 
     GPTScratchForTokenClassification.from_pretrained(folder).to(torch.bfloat16).save_pretrained(tmp_path / "tagger")
@@ -86,11 +87,6 @@ def add_line(folder):
     file.write_text(file.read_text() + "\nprint('hello')\n")
 
 
-def drop_class(folder):
-    file = folder / "modeling_gpt_scratch.py"
-    file.write_text(file.read_text().replace("class GPTScratchModel(", "class Renamed("))
-
-
 def other_code(folder):
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
     edit_config(folder, auto_map=auto_map | {"AutoModel": "bob/model--modeling_bob.BobModel"})
@@ -120,17 +116,21 @@ FILES_REFUSED = [
     (lambda folder: (folder / "optimizer.pt").touch(), "holds optimizer.pt, so it is a checkpoint to go on training"),
     (add_pickle, "pytorch_model.bin can run code when it is opened"),
     (lambda folder: (folder / "modeling_gpt_scratch.py").write_text("class"), "is not Python code"),
-    (lambda folder: edit_config(folder, auto_map={"AutoModel": 3}), "auto_map's AutoModel is 3, not module.Class"),
+    (lambda folder: edit_config(folder, auto_map={"AutoModel": 3}), "auto_map is {'AutoModel': 3}, not this project's"),
+    (
+        lambda folder: edit_config(folder, custom_pipelines={}),
+        "custom_pipelines, which name code that is not published",
+    ),
+    (lambda folder: edit_config(folder, _name_or_path="/srv/x"), "config.json has an absolute path as _name_or_path"),
     (add_import, "modeling_gpt_scratch.py, line 1: imports einops, which users may not have"),
     (add_line, "modeling_gpt_scratch.py is not this project's file, and nobody else's code is published"),
-    (drop_class, "but modeling_gpt_scratch.py has no class GPTScratchModel"),
-    (other_code, "AutoModel is bob/model--modeling_bob.BobModel, but the folder holds no modeling_bob.py of its own"),
+    (other_code, "bob/model--modeling_bob.BobModel"),
     (lambda folder: edit_config(folder, model_type="bob"), "only models of this project are published"),
     (lambda folder: edit_config(folder, architectures=["GPTScratchModel"]), "says architectures ['GPTScratchModel']"),
-    (lambda folder: edit_config(folder, auto_map={}), "config.json has no AutoModelForCausalLM in auto_map"),
+    (lambda folder: edit_config(folder, auto_map={}), "config.json's auto_map is {}, not this project's"),
     (
         lambda folder: (folder / "modeling_gpt_scratch.py").unlink(),
-        "but the folder holds no modeling_gpt_scratch.py of its own",
+        "has no modeling_gpt_scratch.py, which everybody else needs",
     ),
     (lambda folder: edit_config(folder, hidden_size=40), "does not open: "),
     (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "README.md's metadata cannot be read"),
@@ -210,6 +210,10 @@ def test_a_release_that_strangers_could_not_use_is_refused_with_every_reason(dam
     "secret",
     [
         "hf_" + "aB3" * 12,
+        "hf_oauth_eyJ" + "aB3." * 10,
+        "hf_jwt_" + "aB3-" * 10,
+        "token_hf_" + "aB3" * 12,
+        "AWS_SECRET_ACCESS_KEY=" + "aB3+" * 10,
         "sk-proj-" + "aB3_" * 10,
         "AKIA" + "ABCD" * 4,
         "ghp_" + "aB3" * 12,
@@ -231,7 +235,7 @@ def test_a_secret_is_found_in_any_file_and_never_shown(secret, tmp_path):
 
 def test_ordinary_text_is_no_secret(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
-    (tmp_path / "README.md").write_text("ask-me-anything-about-this-long-word, hf_hub_download, BEGIN PRIVATE KEY\n")
+    (tmp_path / "README.md").write_text("sk-estimator-doc-link-fitted-and-long, hf_hub_download, BEGIN PRIVATE KEY\n")
     assert secrets_in(tmp_path, None) == []
 
 
@@ -252,18 +256,21 @@ def test_a_record_that_names_somebody_or_some_place_is_refused(value, what, monk
     monkeypatch.setattr(getpass, "getuser", lambda: "ann")
     monkeypatch.setattr(socket, "gethostname", lambda: "lighthouse-7")
     recipe, run = {"corpus": value, "seed": 1}, {"data": {"corpus": [{"path": value}]}}
-    assert personal_data_in(RunRecord(recipe, run, ())) == [
+    assert personal_data_in(RunRecord(recipe, run, ()), "bob") == [
         f"recipe.yaml: corpus holds {what}: change it in the run folder",
         f"run.json: data.corpus.path holds {what}: change it in the run folder",
     ]
 
 
 def test_a_finished_runs_own_record_names_nobody(finished_run, monkeypatch):
-    monkeypatch.setattr(getpass, "getuser", lambda: "planner")  # a part of a word is no name
+    monkeypatch.setattr(getpass, "getuser", lambda: "house")  # a part of a word is no name
     recipe = yaml.safe_load((finished_run / "recipe.yaml").read_text())
-    assert personal_data_in(RunRecord(recipe, json.loads((finished_run / "run.json").read_text()), ())) == []
-    hub = {"corpus": "hf:owner/name", "data_dir": "data/x", "note": "https://example.org/a and 3/4 @ 2.5 GHz"}
-    assert personal_data_in(RunRecord(hub, {}, ())) == []
+    run = json.loads((finished_run / "run.json").read_text())
+    assert personal_data_in(RunRecord(recipe, run, ()), "alice") == []
+    monkeypatch.setattr(getpass, "getuser", lambda: "alice")  # who publishes under this name
+    hub = {"corpus": "hf:alice/texts", "data_dir": "data/x", "note": "https://example.org/a and 3/4 @ 2.5 GHz"}
+    assert personal_data_in(RunRecord(hub, {}, ()), "alice") == []
+    assert personal_data_in(RunRecord(hub, {}, ()), "lab") != []
 
 
 def test_a_recipe_with_a_path_and_a_token_is_refused_by_the_command(run, capsys):
@@ -298,7 +305,8 @@ def test_the_card_tells_what_the_record_says(folder, tmp_path):
     for text in (
         f"{record['parameters']:,} parameters",
         f"{record['tokens']:,} (",
-        "the author's own text `lighthouse.txt`",
+        "trained from scratch on text that is not published here (`lighthouse.txt`)",
+        " seconds, ",
         "![Loss by step](loss.png)",
         'revision="v1"',
         *release.facts.code.values(),
@@ -317,8 +325,15 @@ def test_an_authors_own_card_is_kept_and_its_metadata_completed(folder, tmp_path
 
 
 LM_EVAL = {
-    "results": {"lambada_openai": {"alias": "lambada_openai", "acc,none": 0.123456, "acc_stderr,none": 0.01}},
-    "configs": {"lambada_openai": {"dataset_path": "EleutherAI/lambada_openai", "test_split": "test"}},
+    "results": {
+        "a group": {"acc,none": 0.5},
+        "../escaped": {"acc,none": 0.5},
+        "lambada_openai": {"alias": "lambada_openai", "acc,none": 0.123456, "acc_stderr,none": 0.01},
+    },
+    "configs": {
+        "../escaped": {},
+        "lambada_openai": {"dataset_path": "EleutherAI/lambada_openai", "test_split": "test"},
+    },
     "n-shot": {"lambada_openai": 0},
     "lm_eval_version": "0.4.12",
 }
@@ -339,9 +354,12 @@ def test_results_of_lm_eval_are_on_the_card_and_in_the_hubs_own_form(folder, tmp
     assert entry["dataset"] == {"id": "EleutherAI/lambada_openai", "task_id": "lambada_openai"}
     assert (entry["value"], entry["notes"]) == (0.1235, "acc, 0-shot")
 
+    with pytest.raises(InputError, match="release is not empty, and all that it holds would be published"):
+        prepare_release(folder, tmp_path / "release", "alice/lighthouse")
     (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "another").mkdir()
     with pytest.raises(InputError, match="holds no results of lm-eval"):
-        prepare_release(folder, tmp_path / "release", "alice/lighthouse", evaluations=evaluations)
+        prepare_release(folder, tmp_path / "another", "alice/lighthouse", evaluations=evaluations)
 
 
 def test_a_model_without_a_record_says_so(tiny_model, tokenizer, tmp_path):
@@ -354,6 +372,7 @@ def test_a_model_without_a_record_says_so(tiny_model, tokenizer, tmp_path):
     text = (release.folder / "README.md").read_text()
     assert "This repository holds no record of how the model was trained" in text
     assert "No measurements are recorded" in text
+    assert ModelCard(text).data.license == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -362,6 +381,9 @@ def test_a_model_without_a_record_says_so(tiny_model, tokenizer, tmp_path):
         (["alice/x", "--dry-run", "--tag", "COMMIT"], "choose another name"),
         ([], "OWNER/NAME is missing"),
         (["alice"], "alice is no repository's name: write OWNER/NAME"),
+        (["alice/x", "--tag", 'v 1 "beta"'], "is no name that git allows"),
+        (["alice/x", "--revision", "a..b"], "is no name that git allows"),
+        (["alice/x", "--license", "My Own"], "--license My Own is no licence's name on the Hub"),
         (["alice/x", "--create-pr", "--tag", "v1"], "--create-pr makes none: tag it when it is merged"),
         (["alice/x", "--create-pr", "--private"], "--create-pr needs one that exists"),
         (["alice/x", "--create-pr", "--revision", "b"], "leave one of the two out"),

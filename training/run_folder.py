@@ -223,11 +223,17 @@ def _hashes(data: dict[str, Any]) -> tuple[str, str]:
 def describe_environment() -> dict[str, Any]:
     """Versions, git commit and hardware; no user name, host name or path."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else torch.get_num_threads()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # one for each GPU
+    count, unit = (processes, "GPUs") if torch.cuda.is_available() else (processes * torch.get_num_threads(), "threads")
     return {
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
         "git_commit": _git_commit(),
-        "hardware": {"device": device, "count": devices, "system": f"{platform.system()} {platform.machine()}"},
+        "hardware": {
+            "device": device,
+            "count": count,
+            "unit": unit,
+            "system": f"{platform.system()} {platform.machine()}",
+        },
     }
 
 
