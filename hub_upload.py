@@ -204,7 +204,7 @@ def _verify(release: Release, repository: Repository, commit: Commit) -> None:
                 revision=commit.id,
                 sha256={path: sha256_of(file) for path, file in release.files.items()},
                 environment={"HF_ENDPOINT": repository.api.endpoint, "HF_HUB_OFFLINE": "1" if is_private else "0"},
-                **({"fill_cache": download} if is_private else {}),
+                fill_cache=download if is_private else None,
             )
             problems = problems_found(release, found)
             if not problems:

@@ -213,6 +213,8 @@ class Recipe:
 
 def _portable(path: str) -> str:
     """Relative to the current folder if inside, else the last part alone: records name no user and no machine."""
+    if path.startswith("~") or ".." in Path(path).parts:
+        return Path(path).name
     if not Path(path).is_absolute():
         return path
     return Path(path).relative_to(Path.cwd()).as_posix() if Path(path).is_relative_to(Path.cwd()) else Path(path).name

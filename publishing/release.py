@@ -40,7 +40,8 @@ PADDING_TOLERANCE = 1e-4
 # What the fresh process gets of the user's variables: no token, cache or mode of theirs.
 KEPT_VARIABLES = re.compile(
     r"PATH|LD_LIBRARY_PATH|HOME|TMPDIR|LANG|LC_\w+|(OMP|MKL)_\w+|CUDA_\w+|(https?|all|no)_proxy|(HTTPS?|ALL|NO)_PROXY"
-    r"|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|HF_ENDPOINT|HF_HUB_DISABLE_XET|HF_HUB_\w+_TIMEOUT|HF_XET_CLIENT_\w+"
+    r"|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|DO_NOT_TRACK"
+    r"|HF_ENDPOINT|HF_HUB_DISABLE_\w+|HF_HUB_\w+_TIMEOUT|HF_XET_CLIENT_\w+"
 )
 
 
@@ -177,7 +178,7 @@ def open_as_stranger(
     revision: str | None = None,
     sha256: dict[str, str] | None = None,
     environment: dict[str, str],
-    fill_cache: Callable[[Path], object] = lambda cache: None,
+    fill_cache: Callable[[Path], object] | None = None,
 ) -> dict[str, Any]:
     """Opens a folder or repository in a fresh process that cannot import this project, and has no token.
 
@@ -202,7 +203,8 @@ def open_as_stranger(
             "probe": str(workplace / "probe.safetensors"),
             "sha256": sha256,
         }
-        fill_cache(workplace / "home" / "hub")
+        if fill_cache is not None:
+            fill_cache(workplace / "home" / "hub")
         (workplace / "request.json").write_text(json.dumps(request), encoding="utf-8")
         kept = {name: value for name, value in os.environ.items() if KEPT_VARIABLES.fullmatch(name)}
         finished = subprocess.run(

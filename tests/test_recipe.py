@@ -73,6 +73,11 @@ def test_absolute_paths_are_not_recorded(tmp_path, monkeypatch):
     assert (recipe.as_dict()["corpus"], recipe.as_dict()["output_dir"]) == ("a/b", "x")
 
 
+def test_paths_that_lead_out_of_the_folder_are_not_recorded():
+    for path in ("../../jane/texts", "~/texts", "a/../../texts"):
+        assert load_recipe(None, MINIMAL | {"corpus": path}).as_dict()["corpus"] == "texts"
+
+
 def test_differences_name_the_fields(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(dump_recipe(load_recipe(None, MINIMAL)))
