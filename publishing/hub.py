@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,9 +62,9 @@ class Commit:
     """
 
     id: str
-    is_new: bool
-    pull_request: str | None
-    deleted: tuple[str, ...]
+    is_new: bool = True
+    pull_request: str | None = None
+    deleted: tuple[str, ...] = ()
 
 
 class Repository:
@@ -192,7 +192,7 @@ class Repository:
         changed, deleted = self._differences(files, parent)
         self._refuse_other_contents(files, parent)
         if not (changed or deleted):
-            return self._describe(parent, is_new=False)
+            return Commit(parent, is_new=False)
         if self.create_pr and (found := self._find_request(files)):
             return replace(found, is_new=False)
         # The same objects for each attempt: they remember what has been uploaded.
@@ -214,7 +214,7 @@ class Repository:
                     f"{self.repo_id} was changed by somebody else meanwhile (its {self.revision} is now {head}): look "
                     "at that, and run the same command again to publish on top of it"
                 )
-            return self._describe(head, deleted=deleted)
+            return Commit(head, deleted=tuple(deleted))
 
         def attempt() -> Commit:
             info = self.api.create_commit(
@@ -225,7 +225,7 @@ class Repository:
                 create_pr=self.create_pr,
                 parent_commit=parent,
             )
-            return Commit(info.oid, True, info.pr_url, tuple(deleted))
+            return Commit(info.oid, pull_request=info.pr_url, deleted=tuple(deleted))
 
         return self._try("uploading", attempt, made=made)
 
@@ -298,13 +298,8 @@ class Repository:
         for request in self._try("reading the pull requests", read_requests):
             head = self.head(request.git_reference)
             if not any(self._differences(files, head)):
-                return self._describe(head, pull_request=request.url)
+                return Commit(head, pull_request=request.url)
         return None
-
-    def _describe(
-        self, commit: str, is_new: bool = True, pull_request: str | None = None, deleted: Iterable[str] = ()
-    ) -> Commit:
-        return Commit(commit, is_new, pull_request, tuple(deleted))
 
     def _info(self, revision: str | None = None) -> Any:
         def read_info() -> Any:
