@@ -36,11 +36,6 @@ def main(argv: list[str] | None = None) -> int:
         after Ctrl-C.
     """
     options = _parser().parse_args(argv)
-    if options.repo_id is None:
-        if not options.dry_run:
-            print("error: OWNER/NAME is missing: where shall the model go? (--dry-run needs none)", file=sys.stderr)
-            return 2
-        options.repo_id = "owner/model"
     try:
         return _run(options)
     except (InputError, OSError) as error:
@@ -94,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.repo_id is None and options.dry_run:
+        options.repo_id = "owner/model"
     _check_options(options)
     repository = None
     if not options.dry_run:
@@ -126,6 +123,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check_options(options: argparse.Namespace) -> None:
+    if options.repo_id is None:
+        raise InputError("OWNER/NAME is missing: where shall the model go? (--dry-run needs none)")
     if not REPO_ID.fullmatch(options.repo_id):
         raise InputError(f"{options.repo_id} is no repository's name: write OWNER/NAME")
     for option, name in (("--tag", options.tag), ("--revision", options.revision)):
@@ -182,6 +181,7 @@ def _verify(release: Release, repository: Repository, commit: Commit) -> None:
     """
     place = f"commit {commit.id} of {repository.repo_id}"
     problems = [f"{path} is not what was sent" for path in repository.differing_files(release.files, commit.id)]
+    sha256 = {path: sha256_of(file) for path, file in release.files.items()}
     is_private = repository.is_private()
 
     def download(cache: Path) -> None:
@@ -202,7 +202,7 @@ def _verify(release: Release, repository: Repository, commit: Commit) -> None:
                 release,
                 repository.repo_id,
                 revision=commit.id,
-                sha256={path: sha256_of(file) for path, file in release.files.items()},
+                sha256=sha256,
                 environment={"HF_ENDPOINT": repository.api.endpoint, "HF_HUB_OFFLINE": "1" if is_private else "0"},
                 fill_cache=download if is_private else None,
             )

@@ -189,8 +189,9 @@ class Repository:
         if not any(ref.name == self.revision for ref in refs.branches):
             self._try("creating the branch", self.api.create_branch, self.repo_id, branch=self.revision, exist_ok=True)
         parent = self.head(self.revision)
-        changed, deleted = self._differences(files, parent)
-        self._refuse_other_contents(files, parent)
+        there = self._tree(parent)
+        changed, deleted = _differences(files, there)
+        self._refuse_other_contents(files, there, parent)
         if not (changed or deleted):
             return Commit(parent, is_new=False)
         if self.create_pr and (found := self._find_request(files)):
@@ -204,12 +205,12 @@ class Repository:
         def made() -> Commit | None:
             """The commit of an attempt that seemed to fail."""
             self.standing = UNKNOWN
-            found = self._find_request(files) if self.create_pr else None
-            head = self.head(self.revision)
-            if self.create_pr or head == parent:
+            head = parent if self.create_pr else self.head(self.revision)
+            if head == parent:
+                found = self._find_request(files) if self.create_pr else None
                 self.standing = AS_BEFORE
                 return found
-            if any(self._differences(files, head)):
+            if self.differing_files(files, head):
                 raise InputError(
                     f"{self.repo_id} was changed by somebody else meanwhile (its {self.revision} is now {head}): look "
                     "at that, and run the same command again to publish on top of it"
@@ -233,13 +234,15 @@ class Repository:
         info = self._info()
         return info is not None and info.private
 
-    def _refuse_other_contents(self, files: dict[str, Path], commit: str) -> None:
+    def _refuse_other_contents(self, files: dict[str, Path], there: dict[str, Any], commit: str) -> None:
         """Looks at what a branch holds beside an earlier release.
+
+        Args:
+            there: the commit's tree.
 
         Raises:
             InputError: another model, or something that would be run or loaded together with this one.
         """
-        there = self._tree(commit)
         intruders = [
             path for path in there if path not in files and INTRUDERS.fullmatch(path) and not STALE.fullmatch(path)
         ]
@@ -268,14 +271,8 @@ class Repository:
 
     def differing_files(self, files: dict[str, Path], commit: str) -> list[str]:
         """Paths that a commit does not hold as they are here, and stale ones that it still holds."""
-        changed, deleted = self._differences(files, commit)
+        changed, deleted = _differences(files, self._tree(commit))
         return [*changed, *deleted]
-
-    def _differences(self, files: dict[str, Path], commit: str) -> tuple[list[str], list[str]]:
-        """Paths to upload and paths to delete, so that a commit becomes the release."""
-        there = self._tree(commit)
-        changed = [path for path, file in files.items() if path not in there or not _is_same(file, there[path])]
-        return changed, [path for path in there if path not in files and STALE.fullmatch(path)]
 
     def _tree(self, commit: str) -> dict[str, Any]:
         """Path -> what the Hub says of the file."""
@@ -297,7 +294,7 @@ class Repository:
 
         for request in self._try("reading the pull requests", read_requests):
             head = self.head(request.git_reference)
-            if not any(self._differences(files, head)):
+            if not self.differing_files(files, head):
                 return Commit(head, pull_request=request.url)
         return None
 
@@ -397,6 +394,12 @@ def _refuse_without_right(who: dict[str, Any], repo_id: str, create_pr: bool) ->
             raise InputError(
                 f"the token has no write access to repositories of {owner}: add that to it, or use another"
             )
+
+
+def _differences(files: dict[str, Path], there: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Paths to upload and paths to delete, so that a tree becomes the release."""
+    changed = [path for path, file in files.items() if path not in there or not _is_same(file, there[path])]
+    return changed, [path for path in there if path not in files and STALE.fullmatch(path)]
 
 
 def _is_same(file: Path, entry: Any) -> bool:
