@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult
 
-from training.checkpoints import sha256_of
+from training.checkpoints import weights_sha256
 from training.errors import InputError
 from training.hub_source import HUB_PREFIX
 
@@ -58,9 +58,7 @@ def read_record(model: Path) -> RunRecord | None:
         raise InputError(f"the run's record beside {model} is damaged: recipe.yaml or run.json holds no settings")
     if "result" not in run:
         raise InputError(f"the run of {model} is not finished: run.json beside it has no result")
-    if run["result"].get("model_sha256") != {
-        file.name: sha256_of(file) for file in sorted(model.glob("*.safetensors"))
-    }:
+    if run["result"].get("model_sha256") != weights_sha256(model):
         raise InputError(
             f"the weights in {model} are not those that the run beside it wrote, so its record says nothing of them: "
             "move the model folder out of the run folder to publish it without a record"

@@ -167,6 +167,11 @@ def _own_hash(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
+def weights_sha256(model: Path) -> dict[str, str]:
+    """The hash of each file of weights in a model folder."""
+    return {file.name: sha256_of(file) for file in sorted(model.glob("*.safetensors"))}
+
+
 def sha256_of(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

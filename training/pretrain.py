@@ -22,7 +22,7 @@ from modeling_gpt_scratch.atomic_folder import atomic_folder
 
 from .batches import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
 from .charts import LiveCharts
-from .checkpoints import Checkpoints, manifest_of, problems_of, sha256_of
+from .checkpoints import Checkpoints, manifest_of, problems_of, weights_sha256
 from .corpus import SPLITS
 from .dry_run import print_plan
 from .errors import InputError
@@ -217,7 +217,7 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
             run.finish(
                 {
                     "parameters": model.num_parameters(),
-                    "model_sha256": {file.name: sha256_of(file) for file in sorted(folder.glob("*.safetensors"))},
+                    "model_sha256": weights_sha256(folder),
                     "steps": max_steps,
                     "tokens": tokens,
                     "seconds": round(elapsed_seconds, 1),
