@@ -19,14 +19,22 @@ def stranger_environment(workplace: Path) -> dict[str, str]:
 
 def run_as_stranger(program: str, *arguments: str, workplace: Path) -> tuple[dict, str]:
     """Runs a program that prints JSON on its last line, offline and with empty caches. Returns that, and its stderr."""
+    process = run_program(program, *arguments, workplace=workplace)
+    return json.loads(process.stdout.splitlines()[-1]), process.stderr
+
+
+def run_program(
+    program: str, *arguments: str, workplace: Path, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Runs a program to its good end, with empty caches, and offline unless variables say otherwise."""
     process = subprocess.run(
         [sys.executable, "-I", "-c", HIDE_THE_PACKAGE + program, *arguments],
         cwd=workplace,
-        env=stranger_environment(workplace),
+        env=stranger_environment(workplace) | (variables or {}),
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1]), process.stderr
+    return process

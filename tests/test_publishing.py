@@ -16,8 +16,8 @@ import hub_upload
 from modeling_gpt_scratch import GPTScratchForSequenceClassification
 from publishing import hub as publishing_hub
 from tests.loopback_hub import LoopbackHub
-from tests.strangers import HIDE_THE_PACKAGE
-from training.checkpoints import sha256_of
+from tests.strangers import run_program
+from training.checkpoints import weights_sha256
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = re.compile(r"^committed: ([0-9a-f]{40}); now opening it from there$", flags=re.MULTILINE)
@@ -45,23 +45,18 @@ def publish(*arguments):
 def edit_record(run):
     """Makes a run's record one of the weights that are in its model folder now."""
     record = json.loads((run / "run.json").read_text())
-    record["result"]["model_sha256"] = {file.name: sha256_of(file) for file in (run / "model").glob("*.safetensors")}
+    record["result"]["model_sha256"] = weights_sha256(run / "model")
     (run / "run.json").write_text(json.dumps(record))
 
 
-def run_program(hub, program, home, token=None):
-    """Runs a program as somebody who has nothing but the libraries."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
-    process = subprocess.run(
-        [sys.executable, "-I", "-c", HIDE_THE_PACKAGE + program],
-        env=kept | hub.environment(token, home),
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+def read(hub, program, workplace):
+    """What a program prints that is run by somebody who has nothing but the libraries, and no token."""
+    workplace.mkdir()
+    return run_program(program, workplace=workplace, variables=hub.environment(None, workplace / "home")).stdout
+
+
+def snippets_of(card):
+    return re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
 
 
 @pytest.mark.slow
@@ -88,10 +83,9 @@ def test_published_pinned_and_published_again_after_more_training(run, tmp_path)
         assert not any(token.encode() in content for content in repository.files("main").values())
 
         # The card's own snippets, for somebody who is not logged in.
-        snippets = re.findall(r"```python\n(.*?)```", repository.files("main")["README.md"].decode(), flags=re.DOTALL)
+        snippets = snippets_of(repository.files("main")["README.md"].decode())
         assert ['revision="v1"' in snippet for snippet in snippets] == [True] * 3
-        (tmp_path / "reader").mkdir()
-        assert "The" in run_program(hub, "\n".join(snippets), tmp_path / "reader")
+        assert "The" in read(hub, "\n".join(snippets), tmp_path / "reader")
 
         weights = load_file(run / "model" / "model.safetensors")
         weights["model.norm.bias"] += 0.1
@@ -141,9 +135,8 @@ def test_a_classifier_as_a_pull_request(folder, hub, token, tmp_path, capsys):
 
     card = hub.repositories["bob/weather"].files("refs/pr/1")["README.md"].decode()
     assert ModelCard(card).data.pipeline_tag == "text-classification"
-    (tmp_path / "reader").mkdir()
-    snippets = "\n".join(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)).replace("COMMIT", "refs/pr/1")
-    assert re.search("'label': '(calm|stormy)'", run_program(hub, snippets, tmp_path / "reader"))
+    program = "\n".join(snippets_of(card)).replace("COMMIT", "refs/pr/1")
+    assert re.search("'label': '(calm|stormy)'", read(hub, program, tmp_path / "reader"))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +225,6 @@ def test_a_trainers_own_push_to_hub_yields_a_loadable_repository(folder, tmp_pat
             [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert pushed.returncode == 0, pushed.stderr
-        (tmp_path / "reader").mkdir()
-        module, text = run_program(hub, OPEN, tmp_path / "reader").split("\n", 1)
+        module, text = read(hub, OPEN, tmp_path / "reader").split("\n", 1)
         assert module.startswith("transformers_modules.")
         assert text.startswith("It was")
