@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedConfig
 
 from training.errors import InputError
 
@@ -28,7 +28,7 @@ class CardFacts:
         repo_id: where it will be, `owner/name`.
         auto_class: the class that opens it.
         pipeline_tag: its task on the Hub.
-        config: every field of the model's configuration.
+        config: the model's configuration.
         parameters: how many.
         dtype: of the weights.
         native: whether it is the library's own GPT-2, without code of its own.
@@ -42,7 +42,7 @@ class CardFacts:
     repo_id: str
     auto_class: str
     pipeline_tag: str
-    config: dict[str, Any]
+    config: PreTrainedConfig
     parameters: int
     dtype: str
     native: bool
@@ -81,7 +81,6 @@ def write_card(facts: CardFacts, own_card: Path | None) -> str:
             template_path=str(TEMPLATE),
             facts=facts,
             name=facts.repo_id.split("/")[1],
-            positions=sizes["Positions"],
             sizes=sizes,
             training=training,
             corpus=describe_corpus(facts.record) if facts.record else None,
@@ -135,16 +134,15 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 
 def _sizes(facts: CardFacts) -> dict[str, str]:
     config = facts.config
-    # GPT-2's own names and ours.
     names = {
-        "Layers": ("num_hidden_layers", "n_layer"),
-        "Width": ("hidden_size", "n_embd"),
-        "Attention heads": ("num_attention_heads", "n_head"),
-        "Vocabulary": ("vocab_size", "vocab_size"),
-        "Positions": ("max_position_embeddings", "n_positions"),
+        "Layers": "num_hidden_layers",
+        "Width": "hidden_size",
+        "Attention heads": "num_attention_heads",
+        "Vocabulary": "vocab_size",
+        "Positions": "max_position_embeddings",
     }
-    sizes = {title: f"{config[theirs if facts.native else ours]:,}" for title, (ours, theirs) in names.items()}
-    tied = "tied to" if config["tie_word_embeddings"] else "separate from"
+    sizes = {title: f"{getattr(config, name):,}" for title, name in names.items()}
+    tied = "tied to" if config.tie_word_embeddings else "separate from"
     return {
         "Parameters": f"{facts.parameters:,}",
         **sizes,

@@ -20,7 +20,7 @@ import torch
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedModel
+from transformers import GPT2LMHeadModel, PreTrainedModel
 
 import modeling_gpt_scratch
 from modeling_gpt_scratch.conversion import LOGITS_TOLERANCE, ConversionError, to_gpt2
@@ -28,10 +28,10 @@ from training.checkpoints import sha256_of
 from training.errors import InputError
 
 from . import stranger
-from .card import CardFacts, problems_of_card, write_card
+from .card import COMMIT, CardFacts, problems_of_card, write_card
 from .confidential import personal_data_in, secrets_in
 from .record import RunRecord, read_record, results_of_lm_eval, results_of_run
-from .source import NATIVE_CLASS, TASKS, model_files, problems_of_source, read_config
+from .source import NATIVE_CLASS, TASKS, TOKENIZER_FILES, model_files, problems_of_source, read_config
 
 PROBE_LENGTH = 16
 # Of a row's logits in fp32, alone and beside a longer one: the order of summation differs.
@@ -74,7 +74,7 @@ def prepare_release(
     repo_id: str,
     *,
     native: bool = False,
-    revision: str = "COMMIT",
+    revision: str = COMMIT,
     license: str | None = None,
     languages: tuple[str, ...] = (),
     evaluations: tuple[Path, ...] = (),
@@ -104,26 +104,23 @@ def prepare_release(
     measured = [result for file in evaluations for result in results_of_lm_eval(file)]
     network, auto_class, pipeline_tag = _open(model)
     source_files = model_files(model)
-    logits_of = network
+    source, taken = network, source_files
     if native and not isinstance(network, GPT2LMHeadModel):
         try:
             network = to_gpt2(network)
         except ConversionError as error:
             raise InputError(str(error)) from None
         network.save_pretrained(folder)
-        _load_tokenizer(model).save_pretrained(folder)
-    else:
-        for file in source_files:
-            _place(file, folder)
-    for file in record.files if record else ():
-        shutil.copyfile(file, folder / file.name)
+        taken = [file for file in source_files if file.name in TOKENIZER_FILES]
+    for file in (*taken, *(record.files if record else ())):
+        _place(file, folder)
     _write_benchmark_results(folder, measured)
 
     facts = CardFacts(
         repo_id=repo_id,
         auto_class=auto_class,
         pipeline_tag=pipeline_tag,
-        config=network.config.to_dict(),
+        config=network.config,
         parameters=network.num_parameters(),
         dtype=str(network.dtype).removeprefix("torch."),
         native=native,
@@ -141,7 +138,7 @@ def prepare_release(
         raise InputError(f"the run's record beside {model} lacks {error}: it cannot be told from it") from None
     (folder / "README.md").write_text(card, encoding="utf-8")
     left = sorted(path.name for path in model.iterdir() if path not in source_files)
-    return Release(folder, facts, tuple(left), _probe(logits_of))
+    return Release(folder, facts, tuple(left), _probe(source))
 
 
 def check_release(release: Release, token: str | None = None) -> dict[str, Any]:
@@ -283,13 +280,6 @@ def _place(file: Path, folder: Path) -> None:
             os.link(file.resolve(), folder / file.name)
             return
     shutil.copyfile(file, folder / file.name)
-
-
-def _load_tokenizer(model: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises plain `Exception` for a damaged file
-        raise InputError(f"the tokenizer of {model} does not open: {' '.join(str(error).split())}") from None
 
 
 @torch.no_grad()

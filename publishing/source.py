@@ -13,6 +13,15 @@ import modeling_gpt_scratch
 from training.checkpoints import STAGING
 
 CODE_FILES = ("configuration_gpt_scratch.py", "modeling_gpt_scratch.py")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
 # What a release takes from the model folder. Anything else stays at home.
 MODEL_FILES = (
     "README.md",
@@ -22,13 +31,7 @@ MODEL_FILES = (
     "model.safetensors",
     "model-?????-of-?????.safetensors",
     "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
+    *TOKENIZER_FILES,
 )
 # The class that a model is -> the Auto class that opens it, and its task on the Hub.
 TASKS = {

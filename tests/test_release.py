@@ -16,6 +16,7 @@ from hub_upload import check_release, prepare_release
 from modeling_gpt_scratch import GPTScratchForCausalLM, GPTScratchForTokenClassification
 from publishing.confidential import personal_data_in, secrets_in
 from publishing.record import RunRecord
+from publishing.source import read_config
 from training.errors import InputError
 
 MODEL = {
@@ -54,7 +55,7 @@ def test_a_release_of_another_form_is_whole_too(folder, tmp_path):
     (tmp_path / "native").mkdir()
     native = prepare_release(folder, tmp_path / "native", "alice/lighthouse", native=True)
     assert set(native.files) == {name for name in MODEL | RECORD if not name.endswith(".py")}
-    assert "auto_map" not in native.facts.config
+    assert "auto_map" not in read_config(native.folder)
     assert "trust_remote_code" not in (native.folder / "README.md").read_text()
     assert check_release(native)["code"].startswith("transformers.models.gpt2")
 
