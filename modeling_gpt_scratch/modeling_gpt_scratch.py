@@ -4,12 +4,25 @@ The gpt-scratch model: GPT-2's architecture (Radford et al., 2019) in the librar
 Read from top to bottom: attention -> MLP -> block -> model -> language model, classifiers. Shapes stand in the margin:
 
     B  batch_size         H  num_attention_heads       V  vocab_size
-    T  new tokens         D  head size, C / H          N  predictions that have a target row, B x T
-    S  past + new tokens  C  hidden_size
+    T  new tokens         D  head size, C / H          S  past + new tokens
+    C  hidden_size
+
+The names are the library's. In the book "Build a Large Language Model (From Scratch)" they are:
+
+    tok_emb, pos_emb, drop_emb      embed_tokens, embed_positions, embedding_dropout
+    trf_blocks                      layers
+    norm1, norm2, final_norm        input_layernorm, post_attention_layernorm, norm
+    att.W_query, W_key, W_value     self_attn.q_proj, k_proj, v_proj
+    att.out_proj                    self_attn.o_proj
+    ff.layers                       mlp.fc_in, act_fn, fc_out
+    drop_shortcut                   residual_dropout
+    out_head                        lm_head
 """
 
+import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +40,40 @@ from transformers.modeling_outputs import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_gpt_scratch import GPTScratchConfig
+from .loss_gpt_scratch import can_be_taken_apart, chunked_causal_lm_loss
+
+# Older releases of the library call keys and values of past tokens `past_key_values`, newer ones `cache`. Callers may
+# use either name; the library's functions get them under the one that they take, which is found by its type.
+CACHE_NAME = next(
+    name
+    for name, parameter in inspect.signature(create_causal_mask).parameters.items()
+    if "Cache" in str(parameter.annotation)
+)
+
+
+def take_cache(past_key_values: Cache | None, kwargs: dict[str, Any]) -> Cache | None:
+    """The cache that a caller has passed under whichever name; it is taken out of `kwargs`.
+
+    Raises:
+        `ValueError`: two of them, or what older releases had in place of a cache.
+    """
+    for name in (CACHE_NAME, "cache"):
+        # Continuous batching passes a thing of its own as `cache`, which is for the attention alone.
+        if isinstance(kwargs.get(name), Cache | tuple):
+            if past_key_values is not None:
+                raise ValueError(f"past_key_values and {name} are two names of the same thing: pass one of them")
+            past_key_values = kwargs.pop(name)
+    if past_key_values is not None and not isinstance(past_key_values, Cache):
+        raise ValueError(
+            f"past_key_values is a {type(past_key_values).__name__}, but must be a transformers Cache: "
+            "pass transformers.DynamicCache() or leave it out"
+        )
+    return past_key_values
 
 
 def eager_attention_forward(
@@ -87,9 +129,9 @@ class GPTScratchAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        cache: Cache | None = kwargs.pop(CACHE_NAME, None)
         input_shape = hidden_states.shape[:-1]  # (B, T)
         # -1 and not the number of heads: under tensor parallelism each device holds a part of them.
         head_shape = (*input_shape, -1, self.head_dim)
@@ -97,8 +139,8 @@ class GPTScratchAttention(nn.Module):
         key = self.k_proj(hidden_states).view(head_shape).transpose(1, 2)  # (B, H, T, D)
         value = self.v_proj(hidden_states).view(head_shape).transpose(1, 2)  # (B, H, T, D)
 
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, H, S, D)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)  # (B, H, S, D)
 
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -155,7 +197,7 @@ class GPTScratchPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["GPTScratchDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [CACHE_NAME, "past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -209,7 +251,8 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
             position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): counted from the mask where one
                 is given, else from the cache's length. Positions that restart within a row mark packed documents,
                 which do not see each other (without a mask and a cache).
-            past_key_values (`Cache`): keys and values of the past tokens; the new ones are added to it.
+            past_key_values (`Cache`): keys and values of the past tokens; the new ones are added to it. It may be
+                passed as `cache` too, as newer releases of the library call it.
 
         Returns:
             `BaseModelOutputWithPast` with `last_hidden_state` of shape `(batch_size, sequence_length, hidden_size)`.
@@ -219,41 +262,30 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Exactly one of input_ids and inputs_embeds is needed")
-        if past_key_values is not None and not isinstance(past_key_values, Cache):
-            raise ValueError(
-                f"past_key_values is a {type(past_key_values).__name__}, but must be a transformers Cache: "
-                "pass transformers.DynamicCache() or leave it out"
-            )
+        cache = take_cache(past_key_values, kwargs)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (B, T, C)
 
         query_length = inputs_embeds.shape[1]
-        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        past_length = 0 if cache is None else cache.get_seq_length()
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            # Padding takes no positions, so a padded row gives the logits of the row alone. The new tokens need not be
-            # the last columns: a mask may be as long as a static cache.
-            columns = torch.arange(query_length, device=attention_mask.device) + past_length  # (T,)
-            if isinstance(past_length, int) and attention_mask.shape[1] < past_length + query_length:
-                raise ValueError(
-                    f"attention_mask has {attention_mask.shape[1]} columns, but there are {past_length} past and "
-                    f"{query_length} new tokens: it must cover both"
-                )
-            position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, columns]  # (B, T)
-        self._check_lengths(query_length, past_length, position_ids, past_key_values)
+            position_ids = self._positions_of_tokens(attention_mask, query_length, past_length)  # (B, T)
+        self._check_lengths(query_length, past_length, position_ids, cache)
 
         # Before the new cache is made: packed documents are recognised only where there is none, and a cache that is
         # still empty does not change the mask. Before default positions are, which need not be searched for restarts.
+        kwargs.setdefault(CACHE_NAME, cache)
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_ids=position_ids,
+            **{CACHE_NAME: kwargs[CACHE_NAME]},
         )  # (B, 1, T, S), or None where the attention function needs none
         if position_ids is None:
             position_ids = (torch.arange(query_length, device=inputs_embeds.device) + past_length)[None]  # (1, T)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            kwargs[CACHE_NAME] = cache = DynamicCache(config=self.config)
 
         hidden_states = inputs_embeds + self.embed_positions(position_ids)  # (B, T, C)
         hidden_states = self.embedding_dropout(hidden_states)
@@ -262,25 +294,42 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
                 hidden_states,
                 attention_mask=causal_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states), **{CACHE_NAME: cache if use_cache else None}
+        )
+
+    def _positions_of_tokens(
+        self, attention_mask: torch.Tensor, query_length: int, past_length: int | torch.Tensor
+    ) -> torch.LongTensor:
+        """Positions of the new tokens, of shape `(batch_size, query_length)`.
+
+        Padding takes none, so a padded row gives the logits of the row alone.
+        """
+        if isinstance(past_length, int) and attention_mask.shape[1] < past_length + query_length:
+            raise ValueError(
+                f"attention_mask has {attention_mask.shape[1]} columns, but there are {past_length} past and "
+                f"{query_length} new tokens: it must cover both"
+            )
+        # The new tokens need not be the last columns: a mask may be as long as a static cache.
+        columns = torch.arange(query_length, device=attention_mask.device) + past_length  # (T,)
+        return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, columns]  # (B, T)
 
     def _check_lengths(
         self,
         query_length: int,
         past_length: int | torch.Tensor,
         position_ids: torch.LongTensor | None,
-        past_key_values: Cache | None,
+        cache: Cache | None,
     ) -> None:
         """Says what is too long before the position embedding fails with an IndexError or a CUDA assert."""
         limit = self.config.max_position_embeddings
         # Of its first layer: a cache may not have made any yet, and -1 stands for no maximum.
-        if past_key_values is not None and past_key_values.get_max_length(0) > limit:
+        if cache is not None and cache.get_max_length(0) > limit:
             raise ValueError(
-                f"The cache holds up to {past_key_values.get_max_length(0)} tokens, but max_position_embeddings is "
+                f"The cache holds up to {cache.get_max_length(0)} tokens, but max_position_embeddings is "
                 f"{limit}: make the cache shorter"
             )
         if isinstance(past_length, torch.Tensor):
@@ -299,102 +348,12 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
             )
 
 
-# 128 MiB in fp32: enough for matrix products at full speed and for few additions to the weight's gradient, which is
-# larger still; little beside the activations.
-LOGITS_PER_CHUNK = 2**25
-
-
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of a linear head, without ever holding all logits.
-
-    The gradients are computed together with the loss, chunk by chunk, because each chunk's logits are at hand then;
-    `backward` only scales them. Memory: one chunk of logits instead of three times all of them.
-    """
-
-    @staticmethod
-    def forward(ctx, hidden_states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        wants_hidden_gradient, wants_weight_gradient, _ = ctx.needs_input_grad
-        hidden_gradient = torch.empty_like(hidden_states) if wants_hidden_gradient else None
-        weight_gradient = None
-        loss = torch.zeros((), dtype=torch.float32, device=hidden_states.device)
-
-        device_type = hidden_states.device.type
-        autocast = torch.is_autocast_enabled(device_type)
-        dtype = torch.get_autocast_dtype(device_type) if autocast else hidden_states.dtype
-        gradient_dtype, weight = weight.dtype, weight.to(dtype)
-        rows_per_chunk = max(1, LOGITS_PER_CHUNK // weight.shape[0])
-        for start in range(0, hidden_states.shape[0], rows_per_chunk):
-            chunk = slice(start, start + rows_per_chunk)
-            rows = hidden_states[chunk].to(dtype)  # (n, C)
-            logits = F.linear(rows, weight).float()  # (n, V)
-            counted = (targets[chunk] != -100).unsqueeze(1)  # (n, 1)
-            index = targets[chunk].unsqueeze(1).masked_fill(~counted, 0)  # (n, 1)
-            target_logits = logits.gather(1, index)  # (n, 1)
-            # From logits to softmax to gradient in place: new tensors of this size cost more time than the arithmetic.
-            largest = logits.amax(dim=1, keepdim=True)  # (n, 1)
-            exponentials = logits.sub_(largest).exp_()  # (n, V)
-            total = exponentials.sum(dim=1, keepdim=True)  # (n, 1)
-            loss += ((total.log() + largest - target_logits) * counted).sum()
-            if not (wants_hidden_gradient or wants_weight_gradient):
-                continue
-            # d loss / d logits = softmax(logits) - one_hot(target), and 0 in rows that are not counted.
-            gradient = exponentials.mul_(counted / total).scatter_add_(1, index, -counted.float()).to(dtype)  # (n, V)
-            del logits, exponentials  # in bf16 they are no longer needed
-            if wants_hidden_gradient:
-                hidden_gradient[chunk] = gradient @ weight
-            if wants_weight_gradient and weight_gradient is None:
-                weight_gradient = (gradient.T @ rows).to(gradient_dtype)
-            elif wants_weight_gradient and gradient_dtype == dtype:
-                weight_gradient.addmm_(gradient.T, rows)
-            elif wants_weight_gradient:
-                weight_gradient += gradient.T @ rows
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
-        return loss
-
-    @staticmethod
-    def backward(ctx, loss_gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        # In place, because the weight's gradient is one of the largest tensors of a step.
-        return *(None if gradient is None else gradient.mul_(loss_gradient) for gradient in ctx.saved_tensors), None
-
-
-def chunked_causal_lm_loss(
-    hidden_states: torch.Tensor,
-    weight: torch.Tensor,
-    labels: torch.LongTensor | None = None,
-    shift_labels: torch.LongTensor | None = None,
-    num_items_in_batch: int | torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Next-token cross-entropy in nats per counted token, from hidden states and the head's weight.
-
-    Equal to the library's `ForCausalLMLoss` on `hidden_states @ weight.T`, with the logits of a few rows at a time.
-
-    Args:
-        hidden_states (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`).
-        weight (`torch.Tensor` of shape `(vocab_size, hidden_size)`).
-        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): unshifted; -100 is not counted.
-        shift_labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): already shifted; used instead of
-            `labels` where given.
-        num_items_in_batch (`int` or `torch.Tensor`, *optional*): what the sum is divided by; the number of counted
-            tokens where it is `None`.
-    """
-    if shift_labels is None:
-        shift_labels = F.pad(labels, (0, 1), value=-100)[..., 1:]  # (B, T)
-    targets = shift_labels.reshape(-1).to(hidden_states.device)  # (N,)
-    if not torch.is_grad_enabled():  # not visible to an autograd function, which would compute unwanted gradients
-        hidden_states, weight = hidden_states.detach(), weight.detach()
-    loss = _ChunkedCrossEntropy.apply(hidden_states.reshape(targets.shape[0], -1), weight, targets)
-    if num_items_in_batch is None:
-        num_items_in_batch = (targets != -100).sum()
-    elif torch.is_tensor(num_items_in_batch):
-        num_items_in_batch = num_items_in_batch.to(loss.device)
-    return loss / num_items_in_batch
-
-
 class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
     """The language model: the decoder and a linear head that scores the next token."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
 
     def __init__(self, config: GPTScratchConfig):
         super().__init__(config)
@@ -462,9 +421,7 @@ class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
         if skip_logits and not wants_loss:
             raise ValueError("skip_logits=True leaves only the loss, which needs labels or shift_labels")
         logits, loss = None, None
-        # Only a plain head can be taken apart. An adapter, or a head in shards (tensor parallelism, an FSDP unit of its
-        # own), does its work when it is called.
-        if skip_logits and type(self.lm_head) is nn.Linear and not hasattr(self.lm_head.weight, "full_tensor"):
+        if skip_logits and can_be_taken_apart(self.lm_head):
             loss = chunked_causal_lm_loss(hidden_states, self.lm_head.weight, labels, shift_labels, num_items_in_batch)
         else:
             if isinstance(logits_to_keep, int):
@@ -482,10 +439,19 @@ class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=None if skip_logits else logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def generate(self, *args, **kwargs) -> ModelOutput | torch.LongTensor:
+        """As the library's, where a number of new tokens that is asked for replaces the default length of the model.
+
+        Its generation config says `max_length`, since there are no positions beyond; the library would warn of both.
+        """
+        if kwargs.get("max_new_tokens") is not None:
+            kwargs.setdefault("max_length", None)
+        return super().generate(*args, **kwargs)
 
 
 class GPTScratchForSequenceClassification(GPTScratchPreTrainedModel):
@@ -560,7 +526,7 @@ class GPTScratchForSequenceClassification(GPTScratchPreTrainedModel):
         return SequenceClassifierOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -2,9 +2,11 @@
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import Cache, GPT2Config, GPT2LMHeadModel
+from transformers.utils import ModelOutput
 
 from modeling_gpt_scratch import GPTScratchForCausalLM
+from modeling_gpt_scratch.modeling_gpt_scratch import CACHE_NAME
 
 # float32 on CPU: logits of size 1 to 5, where other orders of summation differ by about 1e-6.
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -21,6 +23,11 @@ def random_ids(*shape: int) -> torch.LongTensor:
 def pack(lengths: list[int]) -> torch.LongTensor:
     """The position ids of documents of these lengths in one row."""
     return torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
+
+
+def cache_of(outputs: ModelOutput) -> Cache | None:
+    """The cache that a model returns, under the name that this release of the library gives it."""
+    return getattr(outputs, CACHE_NAME)
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:

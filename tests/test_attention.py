@@ -8,7 +8,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from tests.comparison import CLOSE, gpt2_with_the_weights_of, pack, random_ids
+from modeling_gpt_scratch.modeling_gpt_scratch import CACHE_NAME
+from tests.comparison import CLOSE, cache_of, gpt2_with_the_weights_of, pack, random_ids
 
 # Implementations
 
@@ -334,9 +335,10 @@ def test_cached_decoding_equals_full_forward(kind, chunks, tiny_model):
 
 def test_a_cache_is_returned_by_default_and_can_be_declined(tiny_model):
     model, input_ids = tiny_model(), random_ids(1, 6)
-    cache = model(input_ids).past_key_values
+    cache = cache_of(model(input_ids))
     assert cache.get_seq_length() == 6
-    assert model(input_ids, use_cache=False).past_key_values is None
+    assert cache_of(model(input_ids, use_cache=False)) is None
+    assert cache_of(model(input_ids[:, :1], past_key_values=DynamicCache(), use_cache=False)) is None
     next_logits = model(input_ids[:, :1], past_key_values=cache).logits
     expected = model(torch.cat([input_ids, input_ids[:, :1]], dim=1)).logits[:, -1:]
     torch.testing.assert_close(next_logits, expected, **CLOSE)
@@ -420,7 +422,7 @@ def test_hidden_states_and_attentions_are_recorded(build, tiny_model):
 def test_nothing_is_recorded_unasked_and_a_tuple_is_returned_on_request(tiny_model):
     model, input_ids = tiny_model(), random_ids(1, 5)
     outputs = model(input_ids)
-    assert set(outputs) == {"logits", "past_key_values"}
+    assert set(outputs) == {"logits", CACHE_NAME}
     assert torch.equal(model(input_ids, return_dict=False)[0], outputs.logits)
     model.config.return_dict = False
     assert torch.equal(model(input_ids)[0], outputs.logits)
@@ -434,7 +436,7 @@ def test_recording_can_be_switched_on_in_the_configuration(name, tiny_model):
     expected = model(input_ids, **{name: True})[key]
     setattr(model.config, name, True)
     recorded = model(input_ids)
-    assert set(recorded) == {"logits", "past_key_values", key}
+    assert set(recorded) == {"logits", CACHE_NAME, key}
     assert all(torch.equal(*pair) for pair in zip(recorded[key], expected, strict=True))
     assert key not in model(input_ids, **{name: False})
 

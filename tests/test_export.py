@@ -7,9 +7,11 @@ from transformers import CompileConfig, DynamicCache, StaticCache
 from transformers.exporters import DynamoConfig, DynamoExporter, OnnxConfig, OnnxExporter
 from transformers.integrations import executorch
 
+from modeling_gpt_scratch.modeling_gpt_scratch import CACHE_NAME
 from tests.comparison import (
     CLOSE,
     assert_same_gradients,
+    cache_of,
     gradients,
     loss_and_gradients,
     pack,
@@ -191,9 +193,9 @@ def test_a_program_exported_with_a_static_cache_decodes_like_the_model(strict, t
 def test_a_program_exported_with_a_dynamic_cache_fills_the_cache(tiny_model):
     model, inputs = tiny_model(), padded_inputs(2, 9)
     program = executorch.export_with_dynamic_cache(model, inputs["input_ids"], inputs["attention_mask"]).module()
-    outputs = program(**inputs, past_key_values=DynamicCache(config=model.config), use_cache=True)
+    outputs = program(**inputs, **{CACHE_NAME: DynamicCache(config=model.config)}, use_cache=True)
     assert_same_logits(outputs.logits, model(**inputs).logits, inputs["attention_mask"])
-    assert outputs.past_key_values.get_seq_length() == 9
+    assert cache_of(outputs).get_seq_length() == 9
 
 
 def test_the_librarys_exporter_gives_a_program_for_all_sizes(tiny_model):
@@ -226,7 +228,7 @@ def test_an_onnx_file_equals_the_model_at_another_batch_size_and_length(use_cach
     assert_same_logits(torch.from_numpy(outputs["logits"]), expected.logits, inputs["attention_mask"])
     assert len(names) == (1 + 2 * 2 if use_cache else 1)
     if use_cache:
-        keys = torch.from_numpy(outputs["past_key_values.layers.1.keys"])
+        keys = torch.from_numpy(outputs[f"{CACHE_NAME}.layers.1.keys"])
         seen = inputs["attention_mask"].bool()
-        expected_keys = expected.past_key_values.layers[1].keys
+        expected_keys = cache_of(expected).layers[1].keys
         torch.testing.assert_close(keys.transpose(1, 2)[seen], expected_keys.transpose(1, 2)[seen], **CLOSE)

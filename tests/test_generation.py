@@ -1,6 +1,8 @@
 """`generate`: GPT-2's tokens under every option, whichever cache, assistant or scheduler computes them."""
 
 import copy
+import logging
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from transformers import (
 from transformers.cache_utils import Cache, QuantizedLayer
 from transformers.generation.streamers import BaseStreamer
 
-from tests.comparison import CLOSE, gpt2_with_the_weights_of, random_ids
+from tests.comparison import CLOSE, cache_of, gpt2_with_the_weights_of, random_ids
 
 GREEDY = {"max_new_tokens": 12, "do_sample": False}
 
@@ -147,9 +149,9 @@ def test_everything_recorded_on_the_way_equals_gpt2s(use_cache, tiny_model, prom
                 assert our_layer.shape == their_layer.shape
                 torch.testing.assert_close(our_layer[1], their_layer[1], **CLOSE)  # the row without padding
     if use_cache:
-        assert ours.past_key_values.get_seq_length() == 7 + 11
+        assert cache_of(ours).get_seq_length() == 7 + 11
     else:
-        assert "past_key_values" not in ours
+        assert cache_of(ours) is None
 
 
 def test_a_streamer_sees_every_token_once_and_in_order(tiny_model, prompt):
@@ -383,6 +385,27 @@ def test_continuous_batching_gives_each_request_its_tokens(implementation, tiny_
 
 
 # As many positions as there are
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What the library logs."""
+    messages, handler = [], logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logging.getLogger("transformers").addHandler(handler)
+    yield messages
+    logging.getLogger("transformers").removeHandler(handler)
+
+
+def test_a_number_of_new_tokens_replaces_the_models_length_without_a_warning(tiny_model, said):
+    model = tiny_model(pad_token_id=0)
+    model.generation_config.max_length = 64
+    inputs = {"inputs": random_ids(1, 10), "attention_mask": torch.ones(1, 10, dtype=torch.long), "do_sample": False}
+    assert model.generate(**inputs, max_new_tokens=4).shape == (1, 14)
+    assert model.generate(**inputs).shape == (1, 64)
+    assert not said
+    assert model.generate(**inputs, max_new_tokens=4, max_length=20).shape == (1, 14)
+    assert "Both `max_new_tokens`" in said[0]  # who passes both is told
 
 
 def test_generation_fills_every_position(tiny_model):

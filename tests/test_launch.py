@@ -43,6 +43,34 @@ def test_fsdp2_shards_our_layers():
     assert config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"] == GPTScratchDecoderLayer.__name__
 
 
+TENSOR_PARALLEL = """
+import sys
+import torch
+from modeling_gpt_scratch import GPTScratchForCausalLM
+
+torch.set_num_threads(1)
+whole = GPTScratchForCausalLM.from_pretrained(sys.argv[1])
+parted = GPTScratchForCausalLM.from_pretrained(sys.argv[1], tp_plan="auto")
+input_ids = torch.arange(16).reshape(2, 8)
+outputs = [model(input_ids, labels=input_ids) for model in (whole, parted)]
+for output in outputs:
+    output.loss.backward()
+layer = "layers.1.self_attn.q_proj.weight"
+gradients = [model.model.get_parameter(layer).grad for model in (whole, parted)]
+assert parted.model.get_parameter(layer).to_local().shape == (16, 32), "not parted"
+torch.testing.assert_close(outputs[1].logits, outputs[0].logits, atol=1e-5, rtol=0)
+torch.testing.assert_close(gradients[1].full_tensor(), gradients[0], atol=1e-6, rtol=1e-4)
+"""
+
+
+@pytest.mark.slow  # the oldest supported versions part models on GPUs alone
+def test_two_processes_that_share_each_layer_compute_what_one_does(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "model")
+    (tmp_path / "program.py").write_text(TENSOR_PARALLEL)
+    process = run([*TORCHRUN, "--standalone", "--nproc-per-node", "2", tmp_path / "program.py", tmp_path / "model"])
+    assert process.returncode == 0, process.stderr
+
+
 def test_slurm_and_skypilot_files_are_what_their_tools_read():
     assert subprocess.run(["bash", "-n", LAUNCH / "slurm.sh"], check=False).returncode == 0
     options = re.findall(r"^#SBATCH --([a-z-]+)", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE)

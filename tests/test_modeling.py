@@ -1,19 +1,15 @@
 """What the model promises: GPT-2's numbers, whichever way they are asked for, and clear refusals."""
 
 import doctest
-import inspect
 import math
 import re
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, StaticCache
 
 from modeling_gpt_scratch import GPTScratchForCausalLM, GPTScratchModel, modeling_gpt_scratch
-from modeling_gpt_scratch.modeling_gpt_scratch import chunked_causal_lm_loss
 from tests.comparison import (
     CLOSE,
     as_gpt2,
@@ -162,179 +158,6 @@ def test_exactly_as_many_tokens_as_positions_are_accepted(tiny_model):
     assert torch.cat(parts, dim=1).shape == (1, 64, 128)
 
 
-# Loss
-
-
-def test_labels_are_shifted_once(tiny_model):
-    model, input_ids = tiny_model(), random_ids(2, 12)
-    labels = input_ids.clone()
-    labels[0, 4:7] = -100
-    outputs = model(input_ids, labels=labels)
-    log_probabilities = outputs.logits.log_softmax(dim=-1)
-    terms = [
-        -log_probabilities[row, position, labels[row, position + 1]]
-        for row in range(2)
-        for position in range(11)
-        if labels[row, position + 1] != -100
-    ]
-    assert len(terms) == 22 - 3
-    expected = torch.stack(terms).mean()
-    torch.testing.assert_close(outputs.loss, expected, **CLOSE)
-    torch.testing.assert_close(model(input_ids, labels=labels, skip_logits=True).loss, expected, **CLOSE)
-
-
-@pytest.mark.parametrize("skip_logits", [False, True], ids=["logits", "skip_logits"])
-def test_shift_labels_are_used_as_they_are_and_instead_of_labels(skip_logits, tiny_model):
-    model, window = tiny_model(), random_ids(2, 13)
-    input_ids, targets = window[:, :-1], window[:, 1:]
-    expected = F.cross_entropy(model(input_ids).logits.flatten(0, 1), targets.flatten())
-    for labels in (None, input_ids):
-        outputs = model(input_ids, labels=labels, shift_labels=targets, skip_logits=skip_logits)
-        torch.testing.assert_close(outputs.loss, expected, **CLOSE)
-
-
-def test_forward_has_no_parameter_named_shift_labels():
-    parameters = inspect.signature(GPTScratchForCausalLM.forward).parameters
-    assert "labels" in parameters
-    assert "shift_labels" not in parameters  # the Trainer would wait for it and report no eval_loss
-    assert parameters["kwargs"].kind is inspect.Parameter.VAR_KEYWORD  # how num_items_in_batch arrives
-
-
-@pytest.mark.parametrize("as_tensor", [False, True], ids=["int", "tensor"])
-@pytest.mark.parametrize("skip_logits", [False, True], ids=["logits", "skip_logits"])
-def test_micro_batches_with_num_items_in_batch_add_up_to_the_whole_batch(skip_logits, as_tensor, tiny_model):
-    model, input_ids = tiny_model(), random_ids(3, 12)
-    labels = input_ids.clone()
-    labels[0, 3:] = -100
-    whole_loss, whole_gradients = loss_and_gradients(model, input_ids=input_ids, labels=labels)
-    count = int((labels[:, 1:] != -100).sum())
-    model.zero_grad()
-    total = 0.0
-    for rows in (slice(0, 1), slice(1, 3)):
-        loss = model(
-            input_ids[rows],
-            labels=labels[rows],
-            num_items_in_batch=torch.tensor(count) if as_tensor else count,
-            skip_logits=skip_logits,
-        ).loss
-        loss.backward()
-        total += loss.item()
-    assert total == pytest.approx(whole_loss.item(), abs=1e-5)
-    assert_same_gradients(gradients(model), whole_gradients)
-
-
-LOSS_CASES = {
-    "labels": {},
-    "uneven labels": {"uneven": True},
-    "shift_labels": {"shift": True},
-    "num_items_in_batch": {"num_items_in_batch": 7},
-    "num_items_in_batch as a tensor": {"uneven": True, "num_items_in_batch": torch.tensor(7)},
-}
-
-
-def loss_inputs(uneven: bool = False, shift: bool = False, **options) -> dict:
-    window = random_ids(3, 13)
-    input_ids, targets = window[:, :-1], window[:, 1:].clone() if shift else window[:, :-1].clone()
-    if uneven:  # most of one row, the middle of another, none of the third
-        targets[0, :10], targets[1, 4:6] = -100, -100
-    return {"input_ids": input_ids, "shift_labels" if shift else "labels": targets, **options}
-
-
-@pytest.fixture(params=[2**24, 128 * 5, 1], ids=["one chunk", "chunks of 5 rows", "chunks of 1 row"])
-def _chunk_sizes(request, monkeypatch):
-    monkeypatch.setattr(modeling_gpt_scratch, "LOGITS_PER_CHUNK", request.param)
-
-
-@pytest.mark.usefixtures("_chunk_sizes")
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("case", LOSS_CASES)
-def test_skip_logits_gives_the_loss_and_gradients_of_the_full_path(case, tied, tiny_model):
-    model, inputs = tiny_model(tie_word_embeddings=tied), loss_inputs(**LOSS_CASES[case])
-    expected_loss, expected = loss_and_gradients(model, **inputs)
-    loss, actual = loss_and_gradients(model, **inputs, skip_logits=True)
-    torch.testing.assert_close(loss, expected_loss, **CLOSE)
-    assert_same_gradients(actual, expected)
-
-
-@pytest.mark.parametrize("skip_logits", [False, True], ids=["logits", "skip_logits"])
-@pytest.mark.parametrize("label", [-1, 128])
-def test_labels_outside_of_the_vocabulary_are_refused(label, skip_logits, tiny_model):
-    labels = random_ids(1, 6)
-    labels[0, 3] = label
-    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
-        tiny_model()(random_ids(1, 6), labels=labels, skip_logits=skip_logits)
-
-
-def test_skip_logits_holds_no_logits_and_the_other_path_does(tiny_model):
-    model, input_ids = tiny_model(), random_ids(1, 6)
-    assert model(input_ids, labels=input_ids, skip_logits=True).logits is None
-    assert model(input_ids, labels=input_ids).logits.shape == (1, 6, 128)
-
-
-class AdaptedLinear(nn.Linear):
-    """A head that does more than multiply by its weight, as one with an adapter does."""
-
-    def forward(self, hidden_states):
-        return super().forward(hidden_states).tanh()
-
-
-def test_skip_logits_calls_a_head_that_is_no_plain_layer(tiny_model):
-    model, input_ids = tiny_model(tie_word_embeddings=False), random_ids(2, 12)
-    head = AdaptedLinear(32, 128, bias=False)
-    head.load_state_dict(model.lm_head.state_dict())
-    model.lm_head = head
-    inputs = {"input_ids": input_ids, "labels": input_ids}
-    expected_loss, expected = loss_and_gradients(model, **inputs)
-    loss, actual = loss_and_gradients(model, **inputs, skip_logits=True)
-    torch.testing.assert_close(loss, expected_loss, **CLOSE)
-    assert_same_gradients(actual, expected)
-    assert model(**inputs, skip_logits=True).logits is None
-
-
-@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "bf16 weights"])
-def test_skip_logits_equals_the_full_path_in_bf16(autocast, tiny_model, monkeypatch):
-    monkeypatch.setattr(modeling_gpt_scratch, "LOGITS_PER_CHUNK", 128 * 18)  # two chunks
-    model, inputs = tiny_model(), loss_inputs(uneven=True)
-    _, exact = loss_and_gradients(model, **inputs)
-    if not autocast:
-        model.to(torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        expected_loss, expected = loss_and_gradients(model, **inputs)
-        loss, actual = loss_and_gradients(model, **inputs, skip_logits=True)
-    assert loss.dtype == expected_loss.dtype == torch.float32
-    # The same bf16 logits on both sides, and float32 from there on.
-    torch.testing.assert_close(loss, expected_loss, **CLOSE)
-    for name, gradient in exact.items():
-        assert actual[name].dtype == expected[name].dtype
-        if name.endswith("k_proj.bias"):
-            continue  # exactly 0 in theory, so all that is left of it is noise
-        # Both paths round to 8 bits (2^-8) at every step, which leaves each 2^-7 to 2^-5 away from the exact gradient.
-        # Neither is the better one, so the chunked one may be off by what the full one is, and a few roundings.
-        error, full_error = ((found[name].float() - gradient).norm() for found in (actual, expected))
-        assert error <= full_error + 2**-6 * gradient.norm(), name
-
-
-@pytest.mark.parametrize(
-    ("hidden_wanted", "weight_wanted"), [(True, True), (True, False), (False, True), (False, False)]
-)
-def test_skip_logits_computes_only_the_gradients_that_are_wanted(hidden_wanted, weight_wanted):
-    hidden_states = torch.randn(2, 6, 32, requires_grad=hidden_wanted)
-    weight = torch.randn(128, 32, requires_grad=weight_wanted)
-    labels = random_ids(2, 6)
-    one_product = 2 * 12 * 32 * 128  # operations of hidden_states @ weight.T, and of each of the two gradients
-    with FlopCounterMode(display=False) as counter:
-        loss = chunked_causal_lm_loss(hidden_states, weight, labels)
-    assert counter.get_total_flops() == (1 + hidden_wanted + weight_wanted) * one_product
-    if loss.requires_grad:
-        loss.backward()
-    assert (hidden_states.grad is not None) == hidden_wanted
-    assert (weight.grad is not None) == weight_wanted
-
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        assert not chunked_causal_lm_loss(hidden_states, weight, labels).requires_grad
-    assert counter.get_total_flops() == one_product
-
-
 # Outputs
 
 
@@ -440,6 +263,9 @@ def test_parallel_plan_and_split_modules_name_existing_modules(tiny_model):
         assert found, pattern
         planned |= found
     assert planned >= {name for name, module in model.model.named_modules() if isinstance(module, nn.Linear)}
+    stages = model.config.base_model_pp_plan
+    assert list(stages) == [name for name, _ in model.model.named_children()]  # all parts, in their order
+    assert model.supports_pp_plan
     assert set(model._no_split_modules) <= {type(module).__name__ for module in model.modules()}
     assert model.is_backend_compatible()
 

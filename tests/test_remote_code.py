@@ -15,7 +15,7 @@ import torch
 from tests.strangers import run_as_stranger
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CODE_FILES = ["configuration_gpt_scratch.py", "modeling_gpt_scratch.py"]
+CODE_FILES = ["configuration_gpt_scratch.py", "loss_gpt_scratch.py", "modeling_gpt_scratch.py"]
 PROMPTS = ["It was a bright morning", "Seven ships", "When night fell he lit the lamp. What else"]
 
 STRANGER = """
@@ -163,7 +163,7 @@ def test_code_files_import_only_what_a_stranger_has(name, stranger):
         elif isinstance(node, ast.ImportFrom):
             packages.add(node.module.split(".")[0])
     assert packages - sys.stdlib_module_names <= {"torch", "transformers", "huggingface_hub"}
-    assert relative == ([".configuration_gpt_scratch"] if name.startswith("modeling") else [])
+    assert relative == ([".configuration_gpt_scratch", ".loss_gpt_scratch"] if name.startswith("modeling") else [])
 
 
 def test_the_wheel_holds_the_model_package_alone(tmp_path):

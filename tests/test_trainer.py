@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from modeling_gpt_scratch import GPTScratchForCausalLM
+from tests.comparison import cache_of
 from training.batches import TokenWindows, WindowOrder, collate_windows
 from training.checkpoints import Checkpoints
 from training.interruption import StopRequest
@@ -151,7 +152,7 @@ def test_training_passes_no_logits_and_no_cache_around(build_trainer, monkeypatc
 
     def watch(self, *args, **kwargs):
         output = forward(self, *args, **kwargs)
-        calls.append((output.logits, output.past_key_values))
+        calls.append((output.logits, cache_of(output)))
         return output
 
     monkeypatch.setattr(GPTScratchForCausalLM, "forward", watch)

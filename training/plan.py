@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from modeling_gpt_scratch import GPTScratchConfig
-from modeling_gpt_scratch.modeling_gpt_scratch import LOGITS_PER_CHUNK
+from modeling_gpt_scratch.loss_gpt_scratch import LOGITS_PER_CHUNK
 
 FP32, BF16 = 4, 2  # bytes
 ADAMW_STATE = 2 * FP32  # two moving averages for each parameter
@@ -100,5 +100,5 @@ def estimate_memory(
         gradients=FP32 * parameters,
         optimizer_state=ADAMW_STATE * parameters - ((ADAMW_STATE - MUON_STATE) * matrices if muon else 0),
         activations=blocks + recomputed + tokens * rest + casts,
-        head=logits + head_gradients,
+        head=max(logits, head_gradients) + head_gradients,  # `backward` scales a copy of them when the logits have gone
     )
