@@ -1,12 +1,13 @@
 # `make demo` trains a small model and lets it write; `make test` runs the whole suite, for which it installs the
-# libraries that the tests try the model with. Both need Python 3.11 or newer.
+# libraries that the tests try the model with; `make canary` tries a model folder on the newest releases of the library as
+# the index gives them today. All need Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 EXTRAS ?= train,data,finetune,evaluate,export,quantize,serve,track,dev
 PY := $(VENV)/bin/python
 
-.PHONY: demo test lint environment
+.PHONY: demo test canary lint environment
 
 demo: $(VENV)/.installed-train
 	$(PY) -m training pretrain configuration/recipes/demo.yaml
@@ -15,6 +16,9 @@ demo: $(VENV)/.installed-train
 # Most tests wait for a process of their own, so three at a time suit two cores.
 test: environment
 	$(PY) -m pytest -n 3 --dist worksteal
+
+canary: environment
+	$(PY) -m tests.exchange $(wildcard .venv-floor/bin/python)
 
 lint: environment
 	$(PY) -m ruff check .

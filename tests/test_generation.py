@@ -11,11 +11,7 @@ from transformers import (
     ContinuousBatchingConfig,
     DynamicCache,
     GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
     StaticCache,
-    StoppingCriteriaList,
-    WatermarkingConfig,
 )
 from transformers.cache_utils import Cache, QuantizedLayer
 from transformers.generation.streamers import BaseStreamer
@@ -48,46 +44,16 @@ def generate(model, inputs: dict, **options) -> torch.LongTensor:
 # Options, against GPT-2
 
 
-class OnlyEvenTokens(LogitsProcessor):
-    def __call__(self, input_ids, scores):
-        return scores.masked_fill(torch.arange(scores.shape[-1]) % 2 == 1, -torch.inf)
-
-
-def stop_after_three(input_ids, scores, **kwargs) -> torch.BoolTensor:
-    return torch.full((input_ids.shape[0],), input_ids.shape[1] >= 7 + 3)
-
-
+# Those that change what `forward` gets: rows that are repeated, reordered or end early, another pass without the prompt.
+# The others only choose among logits, which is the library's own work.
 OPTIONS = {
     "sampling": {"do_sample": True},
-    "temperature": {"do_sample": True, "temperature": 2.0},
-    "top_k": {"do_sample": True, "top_k": 5},
-    "top_p": {"do_sample": True, "top_p": 0.8},
-    "min_p": {"do_sample": True, "min_p": 0.05},
-    "typical_p": {"do_sample": True, "typical_p": 0.9},
-    "epsilon_cutoff": {"do_sample": True, "epsilon_cutoff": 0.01},
-    "eta_cutoff": {"do_sample": True, "eta_cutoff": 0.01},
     "several samples": {"do_sample": True, "num_return_sequences": 3},
     "beams": {"num_beams": 3},
     "several beams": {"num_beams": 4, "num_return_sequences": 3, "length_penalty": 0.5, "early_stopping": True},
     "sampled beams": {"num_beams": 3, "do_sample": True},
-    "renormalize_logits": {"num_beams": 3, "repetition_penalty": 1.5, "renormalize_logits": True},
-    "repetition_penalty": {"repetition_penalty": 1.3},
-    "encoder_repetition_penalty": {"encoder_repetition_penalty": 2.0},
-    "no_repeat_ngram_size": {"no_repeat_ngram_size": 1},
-    "bad_words_ids": {"bad_words_ids": [[token] for token in range(2, 128, 3)]},
-    "sequence_bias": {"sequence_bias": {(10,): 5.0, (20, 21): -5.0}},
-    "suppress_tokens": {"suppress_tokens": list(range(2, 64))},
-    "begin_suppress_tokens": {"begin_suppress_tokens": list(range(2, 128, 2))},
-    "forced_eos_token_id": {"forced_eos_token_id": 9},
-    "prefix_allowed_tokens_fn": {"prefix_allowed_tokens_fn": lambda row, input_ids: [10 + row, 30, 40]},
     "eos_token_id": {"eos_token_id": list(range(1, 64))},
-    "min_new_tokens": {"eos_token_id": list(range(1, 64)), "min_new_tokens": 5},
-    "min_length": {"eos_token_id": list(range(1, 64)), "min_length": 10},
-    "exponential_decay_length_penalty": {"eos_token_id": 5, "exponential_decay_length_penalty": (2, 2.0)},
     "guidance_scale": {"guidance_scale": 3.0},
-    "watermarking_config": {"watermarking_config": WatermarkingConfig(bias=3.0)},
-    "logits_processor": {"logits_processor": LogitsProcessorList([OnlyEvenTokens()])},
-    "stopping_criteria": {"stopping_criteria": StoppingCriteriaList([stop_after_three])},
     "max_length": {"max_length": 15, "max_new_tokens": None},
 }
 
