@@ -44,7 +44,7 @@ def generate(model, inputs: dict, **options) -> torch.LongTensor:
 # Options, against GPT-2
 
 
-# Those that change what `forward` gets: rows that are repeated, reordered or end early, another pass without the prompt.
+# Those that change what `forward` gets: rows are repeated, reordered or end early, or pass again without the prompt.
 # The others only choose among logits, which is the library's own work.
 OPTIONS = {
     "sampling": {"do_sample": True},
