@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoints import MANIFEST, Checkpoints, manifest_of, problems_of
+from training.checkpoints import MANIFEST, Checkpoints, _own_hash, manifest_of, problems_of
 from training.errors import InputError
 
-FINGERPRINT = {"batch": {"tokens_per_step": 256}}
+FINGERPRINT = {"batch": {"tokens_per_step": 256, "processes": 1}}
+REQUIRED = ("config.json", "scheduler.pt", "trainer_state.json", "rng_state.pth", "progress-0.json")
 FILES = {"model.safetensors": b"weights" * 50, "optimizer.pt": b"moments" * 90, "tokenizer/tokenizer.json": b"{}"}
+FILES |= dict.fromkeys(REQUIRED, b"{}")
 
 
 def save(checkpoints: Checkpoints, step: int) -> Path:
@@ -45,7 +47,7 @@ def test_nothing_has_a_checkpoints_name_before_it_is_complete(checkpoints, monke
     def fail(*_):
         raise OSError("no space")
 
-    monkeypatch.setattr("training.durable.flush", fail)
+    monkeypatch.setattr("modeling_gpt_scratch.durable.flush", fail)
     with pytest.raises(OSError, match="no space"):
         save(checkpoints, 7)
     assert checkpoints.all() == []
@@ -110,3 +112,31 @@ def test_a_lack_of_space_is_found_before_anything_is_written(checkpoints, monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100 * 2**20))
     assert checkpoints.lack_of_space(60 * 2**20) is None
     assert checkpoints.lack_of_space(90 * 2**20) == "100 MiB are free, 122 MiB needed"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", *REQUIRED])
+def test_a_checkpoint_that_lacks_what_a_run_needs_is_not_sealed(name, checkpoints, monkeypatch):
+    monkeypatch.delitem(FILES, name)
+    with pytest.raises(OSError, match=f"{name} was not written"):
+        save(checkpoints, 7)
+    assert checkpoints.all() == []
+
+
+def test_every_process_and_a_scaler_have_a_part_in_a_checkpoint(tmp_path):
+    checkpoints = Checkpoints(tmp_path, {"batch": {"processes": 2}}, limit=None)
+    with pytest.raises(OSError, match=r"rng_state_0\.pth, rng_state_1\.pth, progress-1\.json was not written"):
+        save(checkpoints, 7)
+    for name in ("rng_state_0.pth", "rng_state_1.pth", "progress-1.json"):
+        (checkpoints.staging / "checkpoint-7" / name).write_text("{}")
+    with pytest.raises(OSError, match=r"scaler\.pt was not written"):
+        checkpoints.publish(7, is_scaled=True)
+    assert problems_of(checkpoints.publish(7)) == []
+
+
+def test_a_manifest_that_seals_too_little_is_not_believed(checkpoints):
+    checkpoint = save(checkpoints, 7)
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    del manifest["files"]["scheduler.pt"], manifest["sha256"]
+    manifest["sha256"] = _own_hash(manifest)
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
+    assert problems_of(checkpoint) == ["scheduler.pt is missing"]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Trainer
 
 from configuration.recipe import load_recipe
+from modeling_gpt_scratch import durable
 from training.__main__ import main
 from training.monitoring import TRAINING_FIGURES, RunMonitor, read_metrics
 from training.run_folder import RunFolder
@@ -197,9 +198,25 @@ def test_interrupt_while_finishing_loses_nothing(command, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "finish", interrupt)
         assert main(command()) == 130
-    assert not list((tmp_path / "run").glob("*model*"))
+    assert "result" not in json.loads((tmp_path / "run" / "run.json").read_text())
     assert main(command()) == 0
-    assert (tmp_path / "run" / "model" / "config.json").exists()
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert "result" in json.loads((tmp_path / "run" / "run.json").read_text())
+
+
+def test_a_run_is_finished_when_its_model_is_surely_on_the_disk_and_not_before(command, tmp_path, monkeypatch):
+    flushed, flush, finish = set(), durable.flush, RunFolder.finish
+
+    def watch(self, result):
+        files = {path.relative_to(self.path) for path in self.model.rglob("*")}
+        assert {path.name for path in files} >= {"model.safetensors", "config.json", "tokenizer.json"}
+        assert {path.name for path in files} <= flushed
+        finish(self, result)
+
+    monkeypatch.setattr(durable, "flush", lambda path: (flushed.add(path.name), flush(path)))
+    monkeypatch.setattr(RunFolder, "finish", watch)
+    assert main(command(save_strategy="no", max_steps=2)) == 0
+    assert "result" in json.loads((tmp_path / "run" / "run.json").read_text())
 
 
 def test_training_that_breaks_down_stops_and_leaves_no_model(command, tmp_path, capsys):

@@ -96,7 +96,8 @@ def test_document_masking_trains_and_evaluates_with_positions(run, monkeypatch):
     forward = GPTScratchForCausalLM.forward
 
     def watch(self, **inputs):
-        seen.append((self.training, inputs.get("position_ids")))
+        if "shift_labels" in inputs:  # and not when the finished model is opened again
+            seen.append((self.training, inputs.get("position_ids")))
         return forward(self, **inputs)
 
     monkeypatch.setattr(GPTScratchForCausalLM, "forward", watch)

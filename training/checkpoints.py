@@ -3,7 +3,7 @@ Checkpoints that are complete or absent, and known to be whole when they are rea
 
     checkpoint-200/
       config.json, model.safetensors, code, tokenizer                    opens with from_pretrained()
-      optimizer.pt, scheduler.pt, rng_state*.pth, trainer_state.json     the Trainer's own
+      optimizer.pt, scheduler.pt, rng_state*.pth, trainer_state.json     the Trainer's own; scaler.pt with fp16
       progress-RANK.json                                                 what a process has not logged yet
       manifest.json                                                      size and sha256 of each; written last
 
@@ -16,13 +16,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .durable import give_name
+from modeling_gpt_scratch.durable import give_name
+
 from .errors import InputError
 from .monitoring import read_metrics
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
 STAGING = ".saving"
+OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 # Beside the tensors: code, tokenizer, states of random generators.
 SMALL_FILES_BYTES = 32 * 2**20
 
@@ -34,11 +36,12 @@ def problems_of(checkpoint: Path) -> list[str]:
         if manifest.pop("sha256") != _own_hash(manifest):
             raise ValueError
         expected = {name: (record["bytes"], record["sha256"]) for name, record in manifest["files"].items()}
+        lacking = _lacking(manifest)
     except FileNotFoundError:
         return [f"{MANIFEST} is missing"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return [f"{MANIFEST} is damaged"]
-    problems = []
+    problems = [f"{name} is missing" for name in lacking]
     for name, (size, sha256) in expected.items():
         file = checkpoint / name
         if not file.is_file():
@@ -48,6 +51,22 @@ def problems_of(checkpoint: Path) -> list[str]:
         elif sha256_of(file) != sha256:
             problems.append(f"{name} has other bytes than were written")
     return problems
+
+
+def _lacking(manifest: dict[str, Any]) -> list[str]:
+    """The files without which a run cannot go on as it was, and which a manifest does not hold."""
+    files, processes = manifest["files"], manifest["fingerprint"]["batch"]["processes"]
+    weights = "model.safetensors"
+    if f"{weights}.index.json" in files:  # too large for one file
+        weights = f"{weights}.index.json"
+    states = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
+    required = [
+        *("config.json", weights, OPTIMIZER, SCHEDULER, "trainer_state.json"),
+        *([SCALER] if manifest["is_scaled"] else []),
+        *states,
+        *(f"progress-{rank}.json" for rank in range(processes)),
+    ]
+    return [name for name in required if name not in files]
 
 
 def manifest_of(checkpoint: Path) -> dict[str, Any]:
@@ -60,7 +79,8 @@ class Checkpoints:
 
     Args:
         run: the run folder.
-        fingerprint: what a run must have in common with the one that goes on from its checkpoint.
+        fingerprint: what a run must have in common with the one that goes on from its checkpoint, made by
+            `run_folder.fingerprint`.
         limit: how many to keep, the newest ones; `None` keeps all. The one with the lowest validation loss is kept
             beside them.
     """
@@ -124,13 +144,23 @@ class Checkpoints:
         """Removes what a save has left that did not come to its end."""
         shutil.rmtree(self.staging, ignore_errors=True)
 
-    def publish(self, step: int) -> Path:
-        """Seals the checkpoint of this step in `staging` and gives it its name, then removes those no longer kept."""
+    def publish(self, step: int, is_scaled: bool = False) -> Path:
+        """Seals the checkpoint of this step in `staging` and gives it its name, then removes those no longer kept.
+
+        Args:
+            is_scaled: gradients are scaled, as those of fp16 are, and the scaler has a state.
+
+        Raises:
+            OSError: it cannot be written, or files are missing that a run could not go on without.
+        """
         staged, final = self.staging / f"{PREFIX}{step}", self.run / f"{PREFIX}{step}"
         files = {}
         for file in sorted(path for path in staged.rglob("*") if path.is_file()):
             files[file.relative_to(staged).as_posix()] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-        manifest = {"step": step, "fingerprint": self.fingerprint, "files": files}
+        manifest = {"step": step, "is_scaled": is_scaled, "fingerprint": self.fingerprint, "files": files}
+        lacking = _lacking(manifest)
+        if lacking:
+            raise OSError(f"{', '.join(lacking)} was not written")
         manifest["sha256"] = _own_hash(manifest)
         (staged / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         if final.exists():  # the same step, reached again from an older checkpoint

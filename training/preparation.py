@@ -14,11 +14,11 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from configuration.recipe import RunConfig
+from modeling_gpt_scratch.durable import write_durably
 
 from . import shard_writer
 from .corpus import SPLITS, Corpus, Position, Split, Stretch, Survey, plan_split, split_documents, survey
 from .duplicates import KEY_BYTES, SeenDocuments
-from .durable import write_durably
 from .encoding import BatchEncoder, EncodingProcesses
 from .errors import InputError
 from .overlap import describe_overlap, measure_overlap

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from configuration.recipe import Recipe, add_recipe_arguments, parse_recipe_arguments
-from modeling_gpt_scratch.atomic_folder import atomic_folder
+from modeling_gpt_scratch.model_folder import write_model_folder
 
 from .batches import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
 from .charts import LiveCharts
@@ -205,29 +205,27 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
             print(f"the same command goes on from {saved[-1].name if saved else 'the start'}", file=sys.stderr)
         raise
 
-    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # from all processes, where it is in shards
+    trained = trainer.portable_model()  # from all processes, where it is in shards
     if leads:
         tokens = max_steps * recipe.run.tokens_per_step
         first = next((line for line in read_metrics(run.path) if line["step"] == 0 and "eval_loss" in line), {})
-        # Last of all comes the folder's final name: a run with a model is finished.
-        with atomic_folder(run.model) as folder:
-            model.save_pretrained(folder, state_dict=state_dict)
-            shards.tokenizer.save_pretrained(folder)
-            charts.redraw()
-            run.finish(
-                {
-                    "parameters": model.num_parameters(),
-                    "model_sha256": weights_sha256(folder),
-                    "steps": max_steps,
-                    "tokens": tokens,
-                    "seconds": round(elapsed_seconds, 1),
-                    "tokens_per_second": round(tokens / elapsed_seconds, 1),
-                    "peak_flops": round(monitor.peak_flops),
-                    "mfu": float(f"{monitor.utilization(tokens / elapsed_seconds):.4g}"),
-                    "initial": {name: first[name] for name in ("eval_loss", "eval_bits_per_byte") if name in first},
-                    **{name: value for name, value in (validation | test).items() if name != "epoch"},
-                }
-            )
+        charts.redraw()
+        write_model_folder(run.model, trained, shards.tokenizer, replace=True)
+        # Last of all comes the result, when all that it speaks of is on the disk: a run with a result is finished.
+        run.finish(
+            {
+                "parameters": trained.num_parameters(),
+                "model_sha256": weights_sha256(run.model),
+                "steps": max_steps,
+                "tokens": tokens,
+                "seconds": round(elapsed_seconds, 1),
+                "tokens_per_second": round(tokens / elapsed_seconds, 1),
+                "peak_flops": round(monitor.peak_flops),
+                "mfu": float(f"{monitor.utilization(tokens / elapsed_seconds):.4g}"),
+                "initial": {name: first[name] for name in ("eval_loss", "eval_bits_per_byte") if name in first},
+                **{name: value for name, value in (validation | test).items() if name != "epoch"},
+            }
+        )
         print_result(run.result(), run)
     trainer.accelerator.wait_for_everyone()
     return run.result()

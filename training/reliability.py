@@ -12,13 +12,35 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from safetensors.torch import load_file
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from .checkpoints import PREFIX, Checkpoints
+from modeling_gpt_scratch.model_folder import fresh_model
+
+from .checkpoints import OPTIMIZER, PREFIX, SCHEDULER, Checkpoints
+from .errors import InputError
 from .interruption import StopRequest
 from .monitoring import read_metrics
 
 logger = logging.getLogger(__name__)
+
+# Overflows of fp16 gradients in a row, each of which halves their scale. It begins at 2^16, so after twenty they
+# overflow without any scale: the model is broken.
+OVERFLOWS_IN_A_ROW = 20
 
 
 class ReliableTrainer(Trainer):
@@ -32,6 +54,7 @@ class ReliableTrainer(Trainer):
     """
 
     def __init__(self, *, checkpoints: Checkpoints, stop: StopRequest, max_skipped_steps: int = 0, **kwargs):
+        self.model_class: type[PreTrainedModel] = type(kwargs["model"])  # FSDP makes the model one of another class
         super().__init__(**kwargs)
         self.add_callback(_StepBoundary(self))
         self.checkpoints = checkpoints
@@ -53,28 +76,76 @@ class ReliableTrainer(Trainer):
         self.control.should_evaluate = False
         self.control.should_save = self.control.should_training_stop = True
 
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | float | None = None) -> Any:
+    def portable_model(self) -> PreTrainedModel | None:
+        """The model as it is now, of its own class and under its own names, on the first process's CPU.
+
+        Whatever it is wrapped in. Every process must call it, since each may hold a part; the others get `None`.
+        """
+        state_dict = self.accelerator.get_state_dict(self.model_wrapped)
+        if not self.is_world_process_zero():
+            return None
+        return fresh_model(self.model_class, self.model.config, state_dict, self.model.generation_config)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes a folder that `from_pretrained` opens. Every process must call it.
+
+        It is not opened again, which would take as long once more at every checkpoint: its hashes are compared before a
+        run goes on from it, and then weights that are missing or left over are an error.
+        """
+        model = self.portable_model()
+        if model is not None:
+            folder = output_dir or self.args.output_dir
+            model.save_pretrained(folder)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """Loads every weight. The library's own way calls tied ones missing, and expects other files under FSDP."""
+        model = self.model if model is None else model
+        state_dict = {}
+        if not self.is_fsdp_enabled or self.is_world_process_zero():
+            for file in sorted(Path(resume_from_checkpoint).glob("*.safetensors")):
+                state_dict |= load_file(file)
+            # Written once, though the model has two names for it.
+            state_dict |= {alias: state_dict[source] for alias, source in self.model.all_tied_weights_keys.items()}
+        try:
+            if self.is_fsdp_enabled:
+                set_model_state_dict(model, state_dict, options=_FROM_FIRST_PROCESS)
+            else:
+                model.load_state_dict(state_dict)
+        except (RuntimeError, KeyError) as error:
+            found = " ".join(str(error).split())
+            raise InputError(f"{resume_from_checkpoint} is of another model: {found[:300]}") from error
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | float | None = None) -> float:
         """The library asks for it between clipping and the optimizer's step, so nothing has been changed yet.
+
+        Reading it waits for the device, once a step: what decides whether weights may change must be known before.
 
         Raises:
             FloatingPointError: it is not finite, more often in a row than is allowed.
         """
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        # Scaled fp16 gradients do overflow, and their scaler leaves the step out itself.
-        if self.accelerator.scaler is not None or math.isfinite(float(grad_norm)):
+        grad_norm = float(grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm)
+        if math.isfinite(grad_norm):
             self.skipped_in_a_row = 0
             return grad_norm
         self.skipped_in_a_row += 1
         self.skipped_steps += 1
         step = self.state.global_step + 1
-        if self.skipped_in_a_row > self.max_skipped_steps:
+        is_scaled = self.accelerator.scaler is not None
+        found = f"the gradient norm is {grad_norm}"
+        if is_scaled:
+            found += f" in {self.skipped_in_a_row} steps in a row, though the scale of fp16 was halved after each"
+        if self.skipped_in_a_row > max(self.max_skipped_steps, OVERFLOWS_IN_A_ROW if is_scaled else 0):
             good = self.checkpoints.all()
             raise FloatingPointError(
-                f"training broke down in step {step}: the gradient norm is {float(grad_norm)}; no weight was changed "
+                f"training broke down in step {step}: {found}; no weight was changed "
                 f"by it, and the last checkpoint is {good[-1].name if good else 'none'}"
             )
-        logger.warning(f"step {step} is left out: its gradient norm is {float(grad_norm)}")
-        model.zero_grad()  # an optimizer leaves alone what has no gradient
+        if not is_scaled:  # the scaler leaves the step out itself, which is nothing unusual
+            logger.warning(f"step {step} is left out: {found}")
+            model.zero_grad()  # an optimizer leaves alone what has no gradient
         self._tr_loss.fill_(self._loss_before_step)
         return grad_norm
 
@@ -110,7 +181,7 @@ class ReliableTrainer(Trainer):
         failed = self._on_any_rank(problem is not None)
         if leads and not failed:
             try:
-                self.checkpoints.publish(step)
+                self.checkpoints.publish(step, is_scaled=self.accelerator.scaler is not None)
             except OSError as error:
                 problem = str(error)
         if leads and (failed or problem is not None):
@@ -124,10 +195,37 @@ class ReliableTrainer(Trainer):
         flag = torch.tensor(int(condition), device=self.args.device)
         return bool(self.accelerator.reduce(flag, reduction="sum"))
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = get_optimizer_state_dict(self.model, self.optimizer, options=_WHOLE)
+        if self.is_world_process_zero():
+            torch.save(state, Path(output_dir, OPTIMIZER))
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         # In the oldest supported versions, several processes on CPUs ask for tensors on "cpu:0", unknown to torch.
         _know_numbered_cpus()
-        super()._load_optimizer_and_scheduler(checkpoint)
+        rates = list(self.lr_scheduler.base_lrs)
+        if self.is_fsdp_enabled:
+            state = {}
+            if self.is_world_process_zero():
+                state = torch.load(Path(checkpoint, OPTIMIZER), map_location="cpu", weights_only=True)
+            set_optimizer_state_dict(self.model, self.optimizer, state, options=_FROM_FIRST_PROCESS)
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER), weights_only=True))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        self._follow_schedule(rates)
+
+    def _follow_schedule(self, peak_rates: list[float]) -> None:
+        """Sets the rates by this run's recipe: the checkpoint may be that of a run with another horizon."""
+        scheduler = self.lr_scheduler
+        steps = scheduler.last_epoch
+        rates = [peak * factor(steps) for peak, factor in zip(peak_rates, scheduler.lr_lambdas, strict=True)]
+        scheduler.load_state_dict({**scheduler.state_dict(), "base_lrs": peak_rates, "_last_lr": rates})
+        for group, peak, rate in zip(self.optimizer.param_groups, peak_rates, rates, strict=True):
+            group["initial_lr"], group["lr"] = peak, rate
 
     def _progress(self) -> dict[str, Any]:
         """What the library's checkpoint lacks."""
@@ -149,6 +247,11 @@ class ReliableTrainer(Trainer):
         done = {line["step"] for line in read_metrics(self.checkpoints.run) if "eval_loss" in line}
         if progress["evaluation_is_due"] and self.state.global_step not in done and not self.evaluate():
             self.stop.raise_if_asked()  # abandoned again, and still due in the same checkpoint
+
+
+# How FSDP's shards become one state on the first process's CPU, and such a state shards.
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_FROM_FIRST_PROCESS = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 class _StepBoundary(TrainerCallback):

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from configuration.recipe import MODEL_FIELDS, Recipe, RecipeError, differences, dump_recipe
+from modeling_gpt_scratch.durable import NEW, write_durably
 
-from .durable import NEW, write_durably
 from .errors import InputError
 
 # Group -> the recipe's fields in it. All other fields but the model's are in the group `other`.

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .durable import give_name
+from modeling_gpt_scratch.durable import give_name
 
 TOKENS_PER_SHARD = 2**25  # 64 MiB of uint16
 COPIED_TOGETHER = 2**20  # bytes

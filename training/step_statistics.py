@@ -1,20 +1,18 @@
-"""Each optimizer step's loss and gradient norm, collected without waiting for the device, read when a line is due."""
+"""Each optimizer step's loss and gradient norm, collected until a line is due."""
 
-import math
 from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
 import torch
 
-Number = torch.Tensor | float
-
 
 class StepStatistics:
     """Loss and gradient norm of the steps since the last training line.
 
-    Tensors are kept as they come and read all at once: reading each of them would make the program wait for the GPU at
-    every step. What is pending belongs to a checkpoint ([`state`]), or the first line after a resume would miss steps.
+    Micro-batches are added up where they are. A step's sum is read when the step ends, which costs no wait of its own:
+    the gradient norm has just been read, because a step with one that is no number must not happen. What is pending
+    belongs to a checkpoint ([`state`]), or the first line after a resume would miss steps.
 
     Args:
         max_grad_norm: the norm that gradients are clipped to; 0 where they are not clipped.
@@ -22,17 +20,17 @@ class StepStatistics:
 
     def __init__(self, max_grad_norm: float):
         self.max_grad_norm = max_grad_norm
-        self._step_loss: Number = 0.0  # of the step under way
-        self._losses: list[Number] = []
-        self._grad_norms: list[Number] = []
+        self._step_loss: torch.Tensor | float = 0.0  # of the step under way
+        self._losses: list[float] = []
+        self._grad_norms: list[float] = []
 
-    def add_micro_batch(self, loss: Number) -> None:
+    def add_micro_batch(self, loss: torch.Tensor | float) -> None:
         """Adds a micro-batch's share of its step's loss, in nats per token of the whole step."""
         self._step_loss = self._step_loss + loss
 
-    def end_step(self, grad_norm: Number) -> None:
+    def end_step(self, grad_norm: float) -> None:
         """Ends a step; `grad_norm` is that before clipping."""
-        self._losses.append(self._step_loss)
+        self._losses.append(float(self._step_loss))
         self._grad_norms.append(grad_norm)
         self._step_loss = 0.0
 
@@ -49,8 +47,8 @@ class StepStatistics:
 
         Returns:
             `loss`, `loss_min` and `loss_max` over the steps, each step's loss being the mean over the processes;
-            `grad_norm_max` over the steps whose norm is finite (fp16's loss scaling skips the others); `clipped`, the
-            fraction of steps whose norm was above `max_grad_norm`, where gradients are clipped. Empty without steps.
+            `grad_norm_max` over the steps; `clipped`, the fraction of steps whose norm was above `max_grad_norm`, where
+            gradients are clipped. Empty without steps.
         """
         mine = self.state()
         self.load_state({"losses": [], "grad_norms": []})
@@ -61,26 +59,17 @@ class StepStatistics:
         steps = len(mine["losses"])
         losses = [fmean(gathered[step::steps]) for step in range(steps)]
         figures = {"loss": fmean(losses), "loss_min": min(losses), "loss_max": max(losses)}
-        finite = [norm for norm in mine["grad_norms"] if math.isfinite(norm)]
-        if finite:
-            figures["grad_norm_max"] = max(finite)
+        figures["grad_norm_max"] = max(mine["grad_norms"])
         if self.max_grad_norm > 0:
             figures["clipped"] = sum(norm > self.max_grad_norm for norm in mine["grad_norms"]) / steps
         return figures
 
     def state(self) -> dict[str, Any]:
         """What is pending on this process, for its part of a checkpoint: plain numbers, exact in JSON."""
-        return {"losses": _numbers(self._losses), "grad_norms": _numbers(self._grad_norms)}
+        return {"losses": list(self._losses), "grad_norms": list(self._grad_norms)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes the place of what is pending, and drops the step under way."""
         self._step_loss = 0.0
         self._losses = list(state["losses"])
         self._grad_norms = list(state["grad_norms"])
-
-
-def _numbers(values: list[Number]) -> list[float]:
-    """Numbers of tensors and numbers, all tensors being read in one go."""
-    tensors = [value.detach().float().reshape(()) for value in values if isinstance(value, torch.Tensor)]
-    read = iter(torch.stack(tensors).tolist() if tensors else [])
-    return [next(read) if isinstance(value, torch.Tensor) else value for value in values]

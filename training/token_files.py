@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from .durable import write_durably
+from modeling_gpt_scratch.durable import write_durably
+
 from .errors import InputError
 from .overlap import describe_overlap, measure_overlap
 from .shard_writer import SAFETENSORS_DTYPES

@@ -127,7 +127,7 @@ class GPTScratchTrainer(ReliableTrainer):
         self.step_statistics.add_micro_batch(loss)
         return loss
 
-    def _get_grad_norm(self, *args, **kwargs) -> torch.Tensor | float:
+    def _get_grad_norm(self, *args, **kwargs) -> float:
         grad_norm = super()._get_grad_norm(*args, **kwargs)
         if self.skipped_in_a_row:
             self.step_statistics.discard_step()
@@ -140,7 +140,7 @@ class GPTScratchTrainer(ReliableTrainer):
         if "loss" in logs:
             figures = self.step_statistics.summary(self.accelerator.gather, self.accelerator.device)
             logs |= figures | (self.speed_at(self.state.global_step) if self.speed_at else {})
-            if self.max_skipped_steps:
+            if self.max_skipped_steps or self.accelerator.scaler is not None:
                 logs["skipped_steps"] = self.skipped_steps
             if self.skipped_in_a_row:  # the library's number is not that of a step that was made
                 del logs["grad_norm"]

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from .durable import give_name, write_durably
+from modeling_gpt_scratch.durable import give_name, write_durably
+
 from .errors import InputError
 
 

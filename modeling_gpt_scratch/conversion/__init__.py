@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..atomic_folder import atomic_folder
+from ..durable import atomic_folder
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .book import book_logits, convert_book_checkpoint, unwrap_blog_checkpoint
 from .checks import LOGITS_TOLERANCE, ConversionError, compare_logits, model_logits
