@@ -6,11 +6,11 @@ orderly stop, and a resumed run that is the uninterrupted one, bit for bit.
 import json
 import logging
 import math
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import (
@@ -196,26 +196,19 @@ class ReliableTrainer(Trainer):
         return bool(self.accelerator.reduce(flag, reduction="sum"))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_fsdp_enabled:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        state = get_optimizer_state_dict(self.model, self.optimizer, options=_WHOLE)
+        """Writes the optimizer's state by the weights' names, the same whether they are in shards or not."""
+        state = get_optimizer_state_dict(self.model, _without_wrapper(self.optimizer), options=_WHOLE)
         if self.is_world_process_zero():
             torch.save(state, Path(output_dir, OPTIMIZER))
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        # In the oldest supported versions, several processes on CPUs ask for tensors on "cpu:0", unknown to torch.
-        _know_numbered_cpus()
         rates = list(self.lr_scheduler.base_lrs)
-        if self.is_fsdp_enabled:
-            state = {}
-            if self.is_world_process_zero():
-                state = torch.load(Path(checkpoint, OPTIMIZER), map_location="cpu", weights_only=True)
-            set_optimizer_state_dict(self.model, self.optimizer, state, options=_FROM_FIRST_PROCESS)
-            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER), weights_only=True))
-        else:
-            super()._load_optimizer_and_scheduler(checkpoint)
+        state, options = {}, _FROM_FIRST_PROCESS if self.is_fsdp_enabled else None
+        if not self.is_fsdp_enabled or self.is_world_process_zero():
+            state = torch.load(Path(checkpoint, OPTIMIZER), map_location="cpu", weights_only=True)
+        set_optimizer_state_dict(self.model, _without_wrapper(self.optimizer), state, options=options)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER), weights_only=True))
         self._follow_schedule(rates)
 
     def _follow_schedule(self, peak_rates: list[float]) -> None:
@@ -273,11 +266,9 @@ class _StepBoundary(TrainerCallback):
             self.trainer.stop_here(evaluation_is_due=control.should_evaluate)
 
 
-@cache  # torch refuses a second entry of the same priority
-def _know_numbered_cpus() -> None:
-    torch.serialization.register_package(
-        0, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
-    )
+def _without_wrapper(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer itself. Accelerate's wrapper scales gradients, of which there are none while a state is loaded."""
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
