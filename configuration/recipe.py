@@ -239,12 +239,14 @@ def _unknown_key(key: str) -> str:
     return f"{key} is no setting" + (f": did you mean {close[0]}?" if close else "; --help lists them all")
 
 
-def load_recipe(path: Path | None, overrides: dict[str, str]) -> Recipe:
+def load_recipe(path: Path | None, overrides: dict[str, str], unknown: list[str] | None = None) -> Recipe:
     """Reads a recipe file, applies `--field value` overrides, fills in defaults and checks everything.
 
     Args:
         path: the YAML file; `None` where the overrides say it all.
         overrides: field name -> text as typed on the command line.
+        unknown: takes the names of what is no setting, or has no value that it can have, which is then left out; for
+            what another version of the library has saved. `None`: that is an error.
 
     Raises:
         RecipeError: listing every problem found.
@@ -254,11 +256,14 @@ def load_recipe(path: Path | None, overrides: dict[str, str]) -> Recipe:
     for source, to_type in ((read_recipe_file(path) if path else {}, convert), (overrides, from_text)):
         for key, value in source.items():
             if key not in _FIELDS:
-                problems.append(_unknown_key(str(key)))
+                problems.append(_unknown_key(str(key))) if unknown is None else unknown.append(str(key))
                 continue
             try:
                 values[key] = to_type(value, _FIELDS[key])
             except TypeError:
+                if unknown is not None:
+                    unknown.append(key)
+                    continue
                 problems.append(f"{key} is {value!r} ({type(value).__name__}), but must be {describe(_FIELDS[key])}")
 
     for name, (low, high) in RANGES.items():
@@ -313,10 +318,16 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.as_dict(), sort_keys=False, allow_unicode=True)
 
 
-def differences(recipe: Recipe, saved: Path) -> dict[str, tuple[Any, Any]]:
-    """What `recipe` says otherwise than the saved recipe file: field -> its value there and here."""
-    old = load_recipe(saved, {}).as_dict()
-    return {key: (old[key], value) for key, value in recipe.as_dict().items() if old[key] != value}
+def differences(recipe: Recipe, saved: Path) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
+    """What `recipe` says otherwise than the saved recipe file.
+
+    Returns:
+        Field -> its value there and here; and the saved fields that this version of the library does not know.
+    """
+    unknown: list[str] = []
+    old = load_recipe(saved, {}, unknown).as_dict()
+    changes = {key: (old[key], value) for key, value in recipe.as_dict().items() if old[key] != value}
+    return {key: values for key, values in changes.items() if key not in unknown}, unknown
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:

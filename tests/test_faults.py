@@ -13,10 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from benchmarks import faults
 from training.__main__ import main
+from training.checkpoints import manifest_of
+from training.interruption import StopRequest, lasting_output
 from training.monitoring import read_metrics
 from training.reliability import ReliableTrainer
 
@@ -207,6 +211,65 @@ def test_such_steps_can_be_left_out_so_many_in_a_row(argv, tmp_path, capsys, mon
     assert "broke down in step 5" in capsys.readouterr().err
 
 
+@pytest.fixture
+def fp16(monkeypatch):
+    """Runs with `precision: fp16` on the CPU: real autocast and a real scaler, which nobody offers for CPUs. Its scale
+    begins high, so that the first steps overflow."""
+    scalers = []
+    accelerator_init = Accelerator.__init__
+
+    def init(accelerator, *args, **options):
+        accelerator_init(accelerator, *args, **options)
+        assert accelerator.mixed_precision == "fp16"
+        accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=2.0**24), True
+        scalers.append(accelerator.scaler)
+
+    monkeypatch.setattr(Accelerator, "__init__", init)
+    monkeypatch.setattr("training.pretrain.precision_arguments", lambda precision: {"fp16": True, "use_cpu": True})
+    return scalers
+
+
+@pytest.mark.parametrize("muon_learning_rate", ["0.02", "null"])  # fused AdamW alone leaves steps out by itself
+def test_fp16_overflows_are_left_out_counted_and_gone_on_from(fp16, muon_learning_rate, argv, tmp_path, monkeypatch):
+    command = argv(precision="fp16", logging_steps=1, muon_learning_rate=muon_learning_rate)
+    expected = calm_ending(command, tmp_path)
+    (scaler,) = fp16
+    lines = [line for line in read_metrics(tmp_path / "calm") if "learning_rate" in line]
+    overflows = lines[-1]["skipped_steps"]
+    assert 1 <= overflows < 20
+    assert scaler.get_scale() == 2.0 ** (24 - overflows)
+    assert len(lines) == 24 - overflows  # a step that was left out has no line
+    assert "scaler.pt" in manifest_of(tmp_path / "calm" / "checkpoint-24")["files"]
+    model, found = AutoModelForCausalLM.from_pretrained(tmp_path / "calm" / "model", output_loading_info=True)
+    assert not any(found.values())
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+    training_step, steps = ReliableTrainer.training_step, []
+
+    def interrupt(trainer, *rest):
+        steps.append(trainer.state.global_step)
+        if steps[-1] == 10:
+            raise KeyboardInterrupt
+        return training_step(trainer, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReliableTrainer, "training_step", interrupt)
+        assert main(command) == 130
+    assert main(command) == 0
+    assert fp16[-1].get_scale() == scaler.get_scale()  # of the checkpoint, not begun anew
+    assert faults.ending(tmp_path / "run") == expected
+
+
+def test_fp16_that_only_overflows_ends_the_run_and_says_so(fp16, argv, tmp_path, capsys, monkeypatch):
+    poison(monkeypatch, set(range(1, 25)))
+    assert main(argv(precision="fp16")) == 1
+    errors = capsys.readouterr().err
+    assert re.search(
+        r"training broke down in step 21: the gradient norm is nan in 21 steps in a row, though the", errors
+    )
+    assert "the last checkpoint is checkpoint-14" in errors
+
+
 def test_a_step_that_is_left_out_changes_no_weight(argv, tmp_path, monkeypatch):
     seen = []
     step_end = ReliableTrainer._get_grad_norm
@@ -247,9 +310,16 @@ print(signalled(sys.argv[4:], workplace, int(sys.argv[2]), int(sys.argv[3]), "lo
 """
 
 
+def listen_to_terminals() -> None:
+    """What a shell starts in the background ignores SIGINT, and under nohup SIGHUP; it would hand that down."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @HAS_FORK
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "processes"), [(signal.SIGTERM, 1), (signal.SIGHUP, 1), (signal.SIGTERM, 2), (signal.SIGINT, 2)]
+)
 def test_a_signal_to_one_process_saves_the_step_and_ends_all(number, processes, argv, tmp_path):
     command = argv(processes, max_steps=3000, decay_steps=10)
     arguments = [str(tmp_path), str(processes), str(int(number)), *command]
@@ -260,7 +330,7 @@ def test_a_signal_to_one_process_saves_the_step_and_ends_all(number, processes, 
         text=True,
         timeout=180,
         check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=listen_to_terminals,
     )
     log = (tmp_path / "log.txt").read_text()
     assert finished.stdout.splitlines()[-1:] == [str([128 + number] * processes)], finished.stderr + log[-2000:]
@@ -290,6 +360,31 @@ def test_a_stop_during_an_evaluation_is_made_up_for(evaluation, argv, tmp_path, 
     assert faults.ending(tmp_path / "run") == expected
 
 
+def test_under_nohup_a_closed_terminal_is_no_reason_to_stop():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = StopRequest()
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.raise_if_asked()
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_output_that_nobody_reads_any_more_is_no_reason_to_stop(name, monkeypatch):
+    reader, writer = os.pipe()
+    with open(writer, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, name, stream)
+        with lasting_output():
+            print("seen", file=getattr(sys, name), flush=True)
+            assert os.read(reader, 10) == b"seen\n"
+            os.close(reader)
+            for _ in range(3):
+                print("unseen", file=getattr(sys, name), flush=True)
+            assert main(["--help" if name == "stdout" else "nonsense"]) == (0 if name == "stdout" else 2)
+
+
 # Another command, another recipe
 
 
@@ -307,7 +402,7 @@ def test_a_second_command_is_refused_while_the_first_lives(argv, tmp_path, capsy
     finally:
         process.kill()
         process.wait()
-    assert main([*command, "--allow_changed", "horizon", "--max_steps", "12"]) == 0
+    assert main([*command, "--allow_changed", "horizon", "--max_steps", "60"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What a run's lines say about its speed."""
 
+import resource
+import signal
 import types
 
 import pytest
@@ -38,3 +40,24 @@ def test_speed_is_that_of_training_and_not_of_what_comes_between(tmp_path, monke
         assert line["tokens_per_second"] == 5.0
         assert line["mfu"] == pytest.approx(5.0 * 200 / 4000)
     assert second["elapsed_seconds"] == 4 * 2 + 30 + 7
+
+
+def test_a_full_disk_costs_no_run_and_no_line_that_comes_after(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(monitoring, "measured_peak", lambda device, dtype: 4000.0)
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True)
+    state, control = TrainerState(is_world_process_zero=True, max_steps=4), TrainerControl()
+    monitor = RunMonitor(tmp_path, tokens_per_step=10, flops_per_token=200.0)
+    monitor.on_train_begin(args, state, control)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for step in range(1, 5):
+            state.global_step = step
+            # The second line fits by half.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100 if step in (2, 3) else limits[0], limits[1]))
+            monitor.on_log(args, state, control, logs={"loss": float(step)})
+            assert [line["step"] for line in read_metrics(tmp_path)] == ([1] if step < 4 else [1, 2, 3, 4])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert caplog.text.count("metrics.jsonl cannot be written, training goes on") == 1

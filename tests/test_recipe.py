@@ -62,7 +62,7 @@ def test_every_default_is_written_out_and_reads_back_to_the_same_recipe(tmp_path
     file = tmp_path / "recipe.yaml"
     file.write_text(dump_recipe(recipe))
     assert load_recipe(file, {}).as_dict() == recipe.as_dict()
-    assert differences(recipe, file) == {}
+    assert differences(recipe, file) == ({}, [])
     assert {"adam_beta1", "text_field", "layer_norm_eps"} <= yaml.safe_load(file.read_text()).keys()
 
 
@@ -82,7 +82,18 @@ def test_differences_name_the_fields(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(dump_recipe(load_recipe(None, MINIMAL)))
     other = load_recipe(None, MINIMAL | {"seed": "7", "shuffle": "false"})
-    assert differences(other, file) == {"shuffle": (True, False), "seed": (42, 7)}
+    assert differences(other, file) == ({"shuffle": (True, False), "seed": (42, 7)}, [])
+
+
+def test_what_another_version_of_the_library_saved_is_named_and_left_out(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    recipe = load_recipe(None, MINIMAL)
+    saved = recipe.as_dict() | {"field_of_the_future": 3, "eval_delay": [1]}  # a name and a value that are not known
+    del saved["seed"]
+    file.write_text(yaml.safe_dump(saved, sort_keys=False))
+    assert differences(recipe, file) == ({}, ["eval_delay", "field_of_the_future"])
+    with pytest.raises(RecipeError, match="field_of_the_future is no setting"):  # a user's own recipe stays strict
+        load_recipe(file, {})
 
 
 @pytest.mark.parametrize(

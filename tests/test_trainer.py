@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
@@ -16,6 +17,7 @@ from modeling_gpt_scratch import GPTScratchForCausalLM
 from tests.comparison import cache_of
 from training.batches import TokenWindows, WindowOrder, collate_windows
 from training.checkpoints import Checkpoints
+from training.errors import InputError
 from training.interruption import StopRequest
 from training.optimizers import MuonWithAuxiliary
 from training.trainer import GPTScratchTrainer
@@ -302,6 +304,25 @@ def test_a_compiled_model_trains_to_the_same_losses(build_trainer):
         losses.append(history(trainer, "loss"))
         assert not any("_orig_mod" in name for name in trainer.accelerator.unwrap_model(trainer.model).state_dict())
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)  # fused operations round otherwise
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_checkpoint_is_loaded_whole_without_a_word_or_not_at_all(
+    tied, tiny_model, build_trainer, tmp_path, monkeypatch
+):
+    saved = tiny_model(tie_word_embeddings=tied)
+    build_trainer(model=saved).save_model(str(tmp_path / "saved"))
+    trainer = build_trainer(model=GPTScratchForCausalLM(saved.config))
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.trainer.logger.warning", pytest.fail)
+        trainer._load_from_checkpoint(str(tmp_path / "saved"))
+    expected = saved.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in trainer.model.state_dict().items())
+    state_dict = load_file(tmp_path / "saved" / "model.safetensors")
+    del state_dict["model.norm.weight"]
+    save_file(state_dict, tmp_path / "saved" / "model.safetensors")
+    with pytest.raises(InputError, match=r"is of another model: .*model\.norm\.weight"):
+        trainer._load_from_checkpoint(str(tmp_path / "saved"))
 
 
 @pytest.mark.parametrize("muon_learning_rate", [None, 0.02])

@@ -6,17 +6,23 @@ lets the model write.
 import sys
 
 from configuration.recipe import RecipeError
+from modeling_gpt_scratch.model_folder import ModelFolderError
 
 from . import generate, pretrain, tokenize, watch
 from .errors import InputError
-from .interruption import RunStoppedError
+from .interruption import RunStoppedError, lasting_output
 
 COMMANDS = {"tokenize": tokenize.main, "pretrain": pretrain.main, "watch": watch.main, "generate": generate.main}
 
 
 def main(argv: list[str]) -> int:
-    """Runs a command and returns its exit code: 2 for bad input, 1 when training broke down, 130 or 143 when a
+    """Runs a command and returns its exit code: 2 for bad input, 1 when training broke down, 129, 130 or 143 when a
     signal has stopped it."""
+    with lasting_output():
+        return _run(argv)
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] not in COMMANDS:
         if argv and argv[0] in ("-h", "--help"):
             print(f"{__doc__}\n\nusage: python -m training {{{','.join(COMMANDS)}}} ...   (--help after a command)")
@@ -36,6 +42,9 @@ def main(argv: list[str]) -> int:
         return 2
     except FloatingPointError as error:
         print(f"error: {error}; lower the learning rate, or clip gradients (max_grad_norm)", file=sys.stderr)
+        return 1
+    except ModelFolderError as error:
+        print(f"error: {error}; the run's last checkpoint is as it was", file=sys.stderr)
         return 1
     except RunStoppedError as stopped:
         print("interrupted", file=sys.stderr)

@@ -1,13 +1,21 @@
-"""Being asked to stop: a signal sets a flag, and all processes of a run act on it at the same place."""
+"""
+Being asked to stop: a signal sets a flag, and all processes of a run act on it at the same place. And outliving whoever
+reads the output.
+"""
 
+import errno
+import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, TextIO
 
 import torch
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# The last one comes when a terminal is closed, and exists on Unix alone.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 class RunStoppedError(Exception):
@@ -30,7 +38,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Notes SIGTERM and SIGINT for as long as the block lasts; a signal that is ignored stays ignored."""
+        """Notes `SIGNALS` for as long as the block lasts; one that is ignored stays so, as SIGHUP under nohup."""
         previous = {number: signal.getsignal(number) for number in SIGNALS}
         heard = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
 
@@ -57,3 +65,45 @@ class StopRequest:
     def raise_if_asked(self) -> None:
         if self.signal_number:
             raise RunStoppedError(self.signal_number)
+
+
+class _LastingStream:
+    """A text stream that goes on as if nothing had happened when nobody is left to read it: a pipe or a terminal that
+    was closed."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._last(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._last(self._stream.flush)
+
+    def _last(self, act: Callable[..., object], *arguments: str) -> None:
+        try:
+            act(*arguments)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: of a terminal
+                raise
+            # From here on whatever has the file open, C libraries included, writes to nowhere.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """Keeps a program alive whose output is read no more: work of hours is worth more than its lines."""
+    outer = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_LastingStream, outer)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()  # what is left in a buffer would fail when Python ends
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = outer

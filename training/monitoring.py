@@ -1,7 +1,9 @@
 """Watching a run: a progress bar in tokens, and metrics.jsonl, from which charts.py draws and watch.py reports."""
 
 import json
+import logging
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from modeling_gpt_scratch.durable import write_durably
 
 from .flops import measured_peak
+
+logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 # What a training line holds of what the Trainer logs.
@@ -52,6 +56,8 @@ class RunMonitor(TrainerCallback):
         self.folder = folder
         self.tokens_per_step = tokens_per_step
         self.flops_per_token = flops_per_token
+        self.unwritten = ""  # lines that the disk had no space for
+        self.has_warned = False
         self.peak_flops = 0.0  # a second, of all devices together; measured when training begins
         self.bar: tqdm | None = None
         self.started_at = 0.0
@@ -132,8 +138,22 @@ class RunMonitor(TrainerCallback):
             )
         else:
             return
-        with (self.folder / METRICS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        self.unwritten += json.dumps(line) + "\n"
+        self._write_lines()
+
+    def _write_lines(self) -> None:
+        """Appends what is not written yet, whole or not at all; a full disk costs no run, and lines wait for space."""
+        file = self.folder / METRICS
+        size = file.stat().st_size
+        try:
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(self.unwritten)
+            self.unwritten = ""
+        except OSError as error:
+            os.truncate(file, size)
+            if not self.has_warned:
+                logger.warning(f"{file} cannot be written, training goes on: {error}")
+            self.has_warned = True
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self.bar is not None:

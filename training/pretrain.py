@@ -96,18 +96,28 @@ def pretrain(
         FloatingPointError: a gradient was not finite.
     """
     run = RunFolder(recipe, allowed)
-    result = run.result()
-    if result is not None:
-        print(f"{run.path} is finished")
-        print_result(result, run)
-        return result
-
     leads = int(os.environ.get("RANK", "0")) == 0  # set by torchrun and its kin
+    if run.unknown_settings and leads:
+        names = ", ".join(run.unknown_settings)
+        print(f"{run.path}/recipe.yaml: this version of the library does not know {names}", file=sys.stderr)
+    finished = run.result()
+    if finished is not None and "horizon" not in run.changed_groups:
+        return _show_finished(finished, run, leads)
+
     with run.lock() if leads else nullcontext():
-        return _pretrain(run, recipe, resume, verify_data, leads)
+        try:
+            return _pretrain(run, recipe, resume, verify_data, leads, finished)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"the device is out of memory ({' '.join(str(error).split())[:200]}): lower "
+                "per_device_train_batch_size, or set it to auto, which finds the largest that fits; or set "
+                "gradient_checkpointing"
+            ) from error
 
 
-def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, leads: bool) -> dict[str, Any] | None:
+def _pretrain(
+    run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, leads: bool, finished: dict[str, Any] | None
+) -> dict[str, Any] | None:
     processes, length = process_count(), recipe.model.max_position_embeddings
     precision = precision_arguments(recipe.run.precision)
     set_cpu_matmul_precision(recipe.run.cpu_matmul_precision)
@@ -136,11 +146,23 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
     if args.max_steps < 0:
         args.max_steps = steps_for_epochs(args.num_train_epochs, len(train_windows), windows_per_step)
     max_steps = args.max_steps
+    if finished is not None and max_steps <= finished["steps"]:
+        if max_steps < finished["steps"]:
+            raise InputError(
+                f"{run.path} is finished after {finished['steps']:,} steps, more than the {max_steps:,} that are asked "
+                "for: ask for more to extend it, or choose another output_dir"
+            )
+        return _show_finished(finished, run, leads)
     schedule = build_schedule(recipe, max_steps)
 
     data = {"corpus": shards.manifest["corpus"], "tokenizer_sha256": shards.manifest["tokenizer"]["sha256"]}
     checkpoints = Checkpoints(run.path, fingerprint(recipe, data, processes, micro_batch), args.save_total_limit)
-    checkpoint = _agree(_choose_checkpoint(checkpoints, resume, run.allowed) if leads else None)
+    checkpoint = _agree(_choose_checkpoint(checkpoints, resume, run.allowed, max_steps) if leads else None)
+    if finished is not None and checkpoint is None:
+        raise InputError(
+            f"{run.path} is finished and has no checkpoint to go on from (save_strategy was no, or they were deleted): "
+            "choose another output_dir to train from the start"
+        )
     args.eval_on_start = args.eval_on_start and checkpoint is None
 
     model = initial_model(recipe, shards.tokenizer)
@@ -177,6 +199,10 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
             f"FSDP was asked for, but Accelerate has chosen {trainer.accelerator.distributed_type.value} here: use "
             "several GPUs, or launch without FSDP"
         )
+    if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+        raise InputError(
+            "FSDP of version 1 was asked for: set fsdp_version to 2, as configuration/launch/fsdp2.yaml does"
+        )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     keep_tensorboard_in(run.path, trainer)
@@ -187,7 +213,7 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
             "tokens": max_steps * recipe.run.tokens_per_step,
             "micro_batch": micro_batch,
         }
-        run.begin(data, planned)
+        run.begin(data, planned, manifest_of(Path(checkpoint))["step"] if checkpoint else 0)
         print(
             f"{planned['parameters']:,} parameters, {max_steps:,} steps of {recipe.run.tokens_per_step:,} tokens"
             + (f", resumed from {Path(checkpoint).name}" if checkpoint else "")
@@ -197,7 +223,7 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
             trainer.train(resume_from_checkpoint=checkpoint)
             stop.raise_if_asked()
             elapsed_seconds = monitor.elapsed_seconds
-            validation = trainer.evaluate()
+            validation = trainer.evaluation_of(max_steps) or trainer.evaluate()
             test = trainer.evaluate(held_out["test"], metric_key_prefix="test", utf8_bytes=shards.utf8_bytes("test"))
     except (KeyboardInterrupt, RunStoppedError):
         if leads:
@@ -231,7 +257,7 @@ def _pretrain(run: RunFolder, recipe: Recipe, resume: str, verify_data: bool, le
     return run.result()
 
 
-def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collection[str]) -> str | None:
+def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collection[str], max_steps: int) -> str | None:
     """Where the run goes on from, or `None`; sets aside what is damaged or will be made anew, and says so.
 
     Raises:
@@ -255,6 +281,12 @@ def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collectio
         lines = []
     if checkpoint is None:
         return None
+    step = manifest_of(checkpoint)["step"]
+    if step > max_steps:
+        raise InputError(
+            f"{checkpoint} has made {step:,} steps, more than the {max_steps:,} that are asked for: ask for more, name "
+            "an older checkpoint with --resume, or choose another output_dir"
+        )
     then = manifest_of(checkpoint)["fingerprint"]
     changes = {
         name: (group, then.get(group, {}).get(name), value)
@@ -263,7 +295,7 @@ def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collectio
         if then.get(group, {}).get(name) != value
     }
     refuse_changes(changes, allowed, str(checkpoint))
-    for line in [*lines, *checkpoints.set_aside_after(manifest_of(checkpoint)["step"])]:
+    for line in [*lines, *checkpoints.set_aside_after(step)]:
         print(line, file=sys.stderr)
     return str(checkpoint)
 
@@ -287,6 +319,8 @@ def _refusals_as_input_errors() -> Iterator[None]:
     """What the library does not accept is the user's to change."""
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError that is no refusal
+        raise
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise InputError(f"the library refuses the recipe: {' '.join(str(error).split())}") from error
 
@@ -298,6 +332,13 @@ def _say_nothing(line: str) -> None:
 def process_count() -> int:
     """Processes that share the run, as torchrun and its kin say."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _show_finished(result: dict[str, Any], run: RunFolder, leads: bool) -> dict[str, Any]:
+    if leads:
+        print(f"{run.path} is finished")
+        print_result(result, run)
+    return result
 
 
 def print_result(result: dict[str, Any], run: RunFolder) -> None:

@@ -2,7 +2,8 @@
 A run folder is the unit of everything: settings, records, checkpoints and the finished model of one run.
 
     recipe.yaml     the resolved settings         checkpoint-N/   the Trainer's own files
-    run.json        what ran where on what        model/          the finished model, complete or absent
+    run.json        what ran where on what        model/          the finished model, complete or absent; while a
+                                                                  finished run is extended, what it was
     metrics.jsonl   one line a logging step       *.png           charts
 
 What a run was trained on is compared with what it is to go on with: its fingerprint, in groups that can be allowed to
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 
 from configuration.recipe import MODEL_FIELDS, Recipe, RecipeError, differences, dump_recipe
-from modeling_gpt_scratch.durable import NEW, write_durably
+from modeling_gpt_scratch.durable import NEW, clear_leftovers, write_durably
 
 from .errors import InputError
 
@@ -107,6 +108,8 @@ class RunFolder:
         self.recipe = recipe
         self.allowed = allowed
         self.path = Path(recipe.training["output_dir"])
+        self.unknown_settings: list[str] = []  # in recipe.yaml, by another version of the library
+        self.changed_groups: set[str] = set()  # in which the recipe differs from recipe.yaml
         existing = next(path for path in (self.path.resolve(), *self.path.resolve().parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             raise InputError(f"output_dir {self.path} cannot be written: {existing.name} is no folder, or not yours")
@@ -115,16 +118,16 @@ class RunFolder:
                 raise InputError(f"output_dir {self.path} holds files that are no run: choose another folder")
             return
         try:
-            changes = differences(recipe, self._recipe_file)
+            changes, self.unknown_settings = differences(recipe, self._recipe_file)
         except RecipeError as error:
             raise InputError(f"{self._recipe_file} cannot be read back: {error}") from None
         group_of = {name: group for group, names in GROUPS.items() for name in names}
         group_of |= dict.fromkeys(MODEL_FIELDS, "model")
-        refuse_changes(
-            {name: (group_of.get(name, OTHER), *values) for name, values in changes.items() if name != "output_dir"},
-            allowed,
-            f"output_dir {self.path}",
-        )
+        changes = {
+            name: (group_of.get(name, OTHER), *values) for name, values in changes.items() if name != "output_dir"
+        }
+        refuse_changes(changes, allowed, f"output_dir {self.path}")
+        self.changed_groups = {group for group, _, _ in changes.values()}
 
     @property
     def _recipe_file(self) -> Path:
@@ -159,28 +162,43 @@ class RunFolder:
         """What the run has decided for itself when it began; empty before."""
         return (self.record() or {}).get("planned", {})
 
-    def begin(self, data: dict[str, Any], planned: dict[str, int]) -> None:
+    def begin(self, data: dict[str, Any], planned: dict[str, int], step: int = 0) -> None:
         """Writes recipe.yaml and run.json.
+
+        A finished run that is to go on keeps its result among `earlier_results`, and is unfinished until the next one.
 
         Args:
             data: the manifest's `corpus`, and `tokenizer_sha256`.
             planned: the run's sizes, for whoever watches it, and what it has decided for itself and keeps to.
+            step: where it sets in.
 
         Raises:
             InputError: the run began on other data than `data` describes.
         """
         record = self.record()
-        if record is not None:
-            changes = {
-                f"{group}_sha256": (group, then, now)
-                for group, then, now in zip(("data", "tokenizer"), _hashes(record["data"]), _hashes(data), strict=True)
-                if then != now
-            }
-            refuse_changes(changes, self.allowed, str(self.path))
-        if record is None or self.allowed:
+        environment = describe_environment()
+        start = {"step": step, **environment}
+        if record is None:
             self.path.mkdir(parents=True, exist_ok=True)
             write_durably(self._recipe_file, dump_recipe(self.recipe))
-            self._write_record({**describe_environment(), "data": data, "planned": planned})
+            self._write_record({**environment, "starts": [start], "data": data, "planned": planned})
+            return
+        changes = {
+            f"{group}_sha256": (group, then, now)
+            for group, then, now in zip(("data", "tokenizer"), _hashes(record["data"]), _hashes(data), strict=True)
+            if then != now
+        }
+        refuse_changes(changes, self.allowed, str(self.path))
+        result = record.pop("result", None)
+        if result is not None and result["steps"] != planned["steps"]:
+            record["earlier_results"] = [*record.get("earlier_results", []), result]
+        starts = record.get("starts", [])
+        if not starts or {**starts[-1], "step": step} != start:  # hundreds of starts may be alike
+            record["starts"] = [*starts, start]
+        # Before recipe.yaml: a run without a result goes on, whichever recipe is found beside it.
+        self._write_record({**record, **environment, "data": data, "planned": planned})
+        if self.allowed:
+            write_durably(self._recipe_file, dump_recipe(self.recipe))
 
     def discard_if_empty(self) -> None:
         """Takes back the folder of a run that then does not begin."""
@@ -189,7 +207,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps a second command out of the folder for as long as this process lives.
+        """Keeps a second command out of the folder for as long as this process lives; clears up after a killed one.
 
         Raises:
             InputError: another process holds the folder.
@@ -204,6 +222,7 @@ class RunFolder:
                 ) from None
             # A worker process that outlives a killed parent must not go on holding the folder.
             os.register_at_fork(after_in_child=file.close)
+            clear_leftovers(self.model)
             try:
                 yield
             finally:

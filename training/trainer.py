@@ -48,6 +48,9 @@ class GPTScratchTrainer(ReliableTrainer):
         self.eval_utf8_bytes = eval_utf8_bytes
         self.speed_at = speed_at
         self.step_statistics = StepStatistics(self.args.max_grad_norm)
+        self._evaluation: tuple[int, dict[str, float]] | None = (
+            None  # the last one on the validation part: step, metrics
+        )
         self.schedule = schedule
         self.decay_everything = decay_everything
         # The library's smoother takes the labels away from the model and, for classes that it does not know, compares
@@ -155,6 +158,10 @@ class GPTScratchTrainer(ReliableTrainer):
         super()._load_progress(progress)
         self.step_statistics.load_state(progress["step_statistics"])
 
+    def evaluation_of(self, step: int) -> dict[str, float] | None:
+        """The metrics of the validation part after this step, if they were the last that were measured."""
+        return self._evaluation[1] if self._evaluation is not None and self._evaluation[0] == step else None
+
     def evaluate(
         self,
         eval_dataset: TokenWindows | None = None,
@@ -217,6 +224,8 @@ class GPTScratchTrainer(ReliableTrainer):
             f"{metric_key_prefix}_tokens": int(tokens),
             f"{metric_key_prefix}_runtime": time.perf_counter() - started_at,
         }
+        if metric_key_prefix == "eval":
+            self._evaluation = self.state.global_step, metrics
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
