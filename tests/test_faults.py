@@ -18,11 +18,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from benchmarks import faults
+from configuration.recipe import load_recipe
 from training.__main__ import main
 from training.checkpoints import manifest_of
 from training.interruption import StopRequest, lasting_output
 from training.monitoring import read_metrics
 from training.reliability import ReliableTrainer
+from training.run_folder import RunFolder
+from training.work_folder import work_on
 
 ROOT = Path(__file__).parent.parent
 HAS_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
@@ -405,6 +408,35 @@ def test_a_second_command_is_refused_while_the_first_lives(argv, tmp_path, capsy
     assert main([*command, "--allow_changed", "horizon", "--max_steps", "60"]) == 0
 
 
+def hold_run(place: Path):
+    recipe = load_recipe(None, {"model": "demo", "corpus": "x", "tokens_per_step": "2048", "output_dir": str(place)})
+    return RunFolder(recipe).lock()
+
+
+@HAS_FORK
+@pytest.mark.parametrize("hold", [hold_run, lambda place: work_on(place, say=pytest.fail)], ids=["run", "data"])
+def test_a_lock_ends_with_its_process_though_a_worker_of_it_lives_on(hold, tmp_path):
+    ready, end = os.pipe(), os.pipe()
+    parent = os.fork()
+    if not parent:
+        with hold(tmp_path / "place"):
+            (tmp_path / "place.txt").write_text("something, so that the folder is not taken back")
+            if os.fork():
+                os.write(ready[1], b"!")
+                signal.pause()
+            os.close(end[1])
+            os.read(end[0], 1)  # the worker lives until the test has ended
+            os._exit(0)
+    try:
+        os.read(ready[0], 1)
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        with hold(tmp_path / "place"):
+            pass
+    finally:
+        os.close(end[1])
+
+
 @pytest.mark.parametrize(
     ("options", "group"),
     [
@@ -443,8 +475,11 @@ ORDER = """
 import os, sys
 from pathlib import Path
 from benchmarks import faults
+from configuration.recipe import load_recipe
 from training.monitoring import read_metrics
 from training.reliability import ReliableTrainer
+from training.run_folder import RunFolder
+from training.work_folder import work_on
 
 workplace, processes, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 training_step = ReliableTrainer.training_step

@@ -10,7 +10,6 @@ What a run was trained on is compared with what it is to go on with: its fingerp
 change by name.
 """
 
-import fcntl
 import json
 import os
 import platform
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from configuration.recipe import MODEL_FIELDS, Recipe, RecipeError, differences, dump_recipe
 from modeling_gpt_scratch.durable import NEW, clear_leftovers, write_durably
@@ -213,20 +213,20 @@ class RunFolder:
             InputError: another process holds the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / LOCK).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"output_dir {self.path} is in use by another command: wait for it, or choose another folder"
-                ) from None
-            # A worker process that outlives a killed parent must not go on holding the folder.
-            os.register_at_fork(after_in_child=file.close)
+        # Given back by the system when this process dies, and never held by a worker process that outlives it.
+        lock = FileLock(self.path / LOCK, fallback_to_soft=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise InputError(
+                f"output_dir {self.path} is in use by another command: wait for it, or choose another folder"
+            ) from None
+        try:
             clear_leftovers(self.model)
-            try:
-                yield
-            finally:
-                self.discard_if_empty()
+            yield
+        finally:
+            self.discard_if_empty()
+            lock.release()
 
     def finish(self, result: dict[str, Any]) -> None:
         self._write_record({**self.record(), "result": result})

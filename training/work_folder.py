@@ -1,17 +1,19 @@
 """The work folder of data that is being prepared: one process at a time has it, and the next one goes on in it."""
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from modeling_gpt_scratch.durable import give_name, write_durably
 
 from .errors import InputError
+
+LOCK = "lock"
 
 
 class WorkFolder:
@@ -39,7 +41,7 @@ class WorkFolder:
         for path in self.path.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != "lock":
+            elif path.name != LOCK:
                 path.unlink()
         self.data.mkdir()
 
@@ -73,22 +75,21 @@ def work_on(folder: Path, say: Callable[[str], None]) -> Iterator[WorkFolder]:
             shutil.rmtree(path)
 
 
-def _locked(path: Path, folder: Path, say: Callable[[str], None]) -> TextIO:
-    """The lock of a work folder, held until it is closed or its process ends. Makes the folder."""
-    while True:
+@contextmanager
+def _locked(path: Path, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock of a work folder. Makes the folder."""
+    lock = FileLock(path / LOCK, fallback_to_soft=False)
+    has_said = False
+    while not lock.is_locked:
         path.mkdir(parents=True, exist_ok=True)
         try:
-            lock = (path / "lock").open("w")
-        except FileNotFoundError:
-            continue  # whoever had the folder has just removed it
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(blocking=has_said)
+        except Timeout:
             say(f"another process is preparing {folder}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            if os.fstat(lock.fileno()).st_ino == (path / "lock").stat().st_ino:
-                return lock
+            has_said = True
         except FileNotFoundError:
-            pass
-        lock.close()  # of a folder that was removed while we waited
+            pass  # whoever had the folder has just removed it
+    try:
+        yield
+    finally:
+        lock.release()
