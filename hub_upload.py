@@ -19,8 +19,8 @@ from huggingface_hub.errors import HTTPError
 from publishing.card import COMMIT
 from publishing.hub import Commit, PublishError, Repository
 from publishing.release import Release, check_release, open_as_stranger, prepare_release, problems_found
-from training.checkpoints import sha256_of
 from training.errors import InputError
+from training.hashes import sha256_of
 
 REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 REFERENCE = re.compile(r"(?!.*(\.\.|//|\.lock$))\w([\w./+-]*[\w+-])?")

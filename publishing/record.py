@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult
 
-from training.checkpoints import weights_sha256
 from training.errors import InputError
+from training.hashes import weights_sha256
 from training.hub_source import HUB_PREFIX
 
 TASK = re.compile(r"\w[\w.-]*")  # lm-eval's names of tasks, which become names of files

@@ -24,8 +24,8 @@ from transformers import GPT2LMHeadModel, PreTrainedModel
 
 import modeling_gpt_scratch
 from modeling_gpt_scratch.conversion import LOGITS_TOLERANCE, ConversionError, to_gpt2
-from training.checkpoints import sha256_of
 from training.errors import InputError
+from training.hashes import sha256_of
 
 from . import stranger
 from .card import COMMIT, CardFacts, problems_of_card, write_card

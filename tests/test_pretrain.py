@@ -20,7 +20,7 @@ from configuration.recipe import load_recipe
 from modeling_gpt_scratch import durable
 from training import run_folder
 from training.__main__ import main
-from training.checkpoints import weights_sha256
+from training.hashes import weights_sha256
 from training.monitoring import TRAINING_FIGURES, RunMonitor, read_metrics
 from training.run_folder import RunFolder
 from training.trainer import GPTScratchTrainer

@@ -17,7 +17,7 @@ from modeling_gpt_scratch import GPTScratchForSequenceClassification
 from publishing import hub as publishing_hub
 from tests.loopback_hub import LoopbackHub
 from tests.strangers import run_program
-from training.checkpoints import weights_sha256
+from training.hashes import weights_sha256
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = re.compile(r"^committed: ([0-9a-f]{40}); now opening it from there$", flags=re.MULTILINE)

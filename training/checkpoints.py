@@ -19,6 +19,7 @@ from typing import Any
 from modeling_gpt_scratch.durable import give_name
 
 from .errors import InputError
+from .hashes import sha256_of
 from .monitoring import read_metrics
 
 MANIFEST = "manifest.json"
@@ -195,13 +196,3 @@ def step_of(checkpoint: Path) -> int:
 def _own_hash(manifest: dict[str, Any]) -> str:
     """The sha256 of everything in a manifest beside it."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def weights_sha256(model: Path) -> dict[str, str]:
-    """The hash of each file of weights in a model folder."""
-    return {file.name: sha256_of(file) for file in sorted(model.glob("*.safetensors"))}
-
-
-def sha256_of(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -22,11 +22,12 @@ from modeling_gpt_scratch.model_folder import write_model_folder
 
 from .batches import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
 from .charts import LiveCharts
-from .checkpoints import Checkpoints, manifest_of, problems_of, weights_sha256
+from .checkpoints import Checkpoints, manifest_of, problems_of
 from .corpus import SPLITS
 from .dry_run import print_plan
 from .errors import InputError
 from .flops import model_flops_per_token
+from .hashes import weights_sha256
 from .initialization import initial_model
 from .interruption import RunStoppedError, StopRequest
 from .micro_batch import choose_micro_batch

@@ -10,7 +10,6 @@ Each part begins with the end-of-text token, and each document is followed by it
 so is every end. The folder has its final name only when it is complete. `preparation` makes such folders.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from tqdm import tqdm
 
 from .corpus import SPLITS
 from .errors import InputError
+from .hashes import sha256_of
 from .tokenizer import load_tokenizer, tokenizer_sha256
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-HASHED_TOGETHER = 2**20  # bytes
 
 
 class TokenVector:
@@ -124,18 +123,8 @@ class TokenShards:
         total = sum(shard["bytes"] for shard in recorded.values())
         with tqdm(total=total, desc="verifying", unit="B", unit_scale=True, delay=5) as progress:
             for name, shard in recorded.items():
-                found = file_sha256(self.folder / name, progress)
+                found = sha256_of(self.folder / name, progress.update)
                 if found != shard["sha256"]:
                     changed.append(f"{self.folder / name} has sha256 {found}, not {shard['sha256']} as written")
         if changed:
             raise InputError("\n".join([*changed, f"delete {self.folder} to prepare it again"]))
-
-
-def file_sha256(file: Path, progress: tqdm) -> str:
-    """Hash of a file's bytes, in hexadecimal; `progress` counts them."""
-    sha256 = hashlib.sha256()
-    with file.open("rb") as stream:
-        while piece := stream.read(HASHED_TOGETHER):
-            sha256.update(piece)
-            progress.update(len(piece))
-    return sha256.hexdigest()

@@ -21,9 +21,10 @@ from transformers import PreTrainedTokenizerFast
 from modeling_gpt_scratch.durable import write_durably
 
 from .errors import InputError
+from .hashes import sha256_of
 from .overlap import describe_overlap, measure_overlap
 from .shard_writer import SAFETENSORS_DTYPES
-from .shards import FORMAT, MANIFEST, TokenVector, file_sha256
+from .shards import FORMAT, MANIFEST, TokenVector
 from .tokenizer import tokenizer_sha256
 from .work_folder import work_on
 
@@ -89,7 +90,7 @@ def prepare_token_files(
         hashes = {}
         with tqdm(total=sum(file.stat().st_size for file in files), desc="hashing", unit="B", delay=5) as progress:
             for file in files:
-                hashes[file] = file_sha256(file, progress)
+                hashes[file] = sha256_of(file, progress.update)
                 (work.data / file.name).symlink_to(file.resolve())
         parts = {
             part: {
