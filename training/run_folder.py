@@ -195,8 +195,10 @@ class RunFolder:
         starts = record.get("starts", [])
         if not starts or {**starts[-1], "step": step} != start:  # hundreds of starts may be alike
             record["starts"] = [*starts, start]
+        if self.allowed:
+            record |= {"data": data, "planned": planned}
         # Before recipe.yaml: a run without a result goes on, whichever recipe is found beside it.
-        self._write_record({**record, **environment, "data": data, "planned": planned})
+        self._write_record({**record, **environment})
         if self.allowed:
             write_durably(self._recipe_file, dump_recipe(self.recipe))
 
