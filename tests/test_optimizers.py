@@ -6,9 +6,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from training.muon import Muon
 from training.optimizers import MuonWithAuxiliary
 
 
@@ -24,7 +25,7 @@ def split(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 
 def together(module: nn.Module) -> MuonWithAuxiliary:
     matrices, others = split(module)
-    return MuonWithAuxiliary(matrices, AdamW(others, lr=0.01, weight_decay=0.0), lr=0.02, weight_decay=0.1)
+    return MuonWithAuxiliary(Muon(matrices, lr=0.02, weight_decay=0.1), AdamW(others, lr=0.01, weight_decay=0.0))
 
 
 def train(module: nn.Module, optimizers: list, schedulers: list, steps: int) -> None:

@@ -4,23 +4,24 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim import Muon, Optimizer
+from torch.optim import Optimizer
+
+from .muon import Muon
 
 
 class MuonWithAuxiliary(Optimizer):
-    """Steps `torch.optim.Muon` (Jordan et al., 2024) and a second optimizer as one.
+    """Steps [`Muon`] and a second optimizer as one.
 
     Its `param_groups` are the parts' own, Muon's first, and its `state` is shared by both: schedulers, gradient
     clipping, Accelerate and `state_dict` see a plain optimizer.
 
     Args:
-        matrices: 2-D parameters for Muon.
+        muon: the optimizer of the hidden matrices.
         auxiliary: the optimizer of all other parameters.
-        lr, weight_decay: Muon's own; a schedule scales both parts' rates alike.
     """
 
-    def __init__(self, matrices: list[torch.nn.Parameter], auxiliary: Optimizer, lr: float, weight_decay: float):
-        self.parts = [Muon(matrices, lr=lr, weight_decay=weight_decay), auxiliary]
+    def __init__(self, muon: Muon, auxiliary: Optimizer):
+        self.parts = [muon, auxiliary]
         groups = [group for part in self.parts for group in part.param_groups]
         super().__init__(groups, defaults={})
         self._share()

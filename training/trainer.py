@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from .batches import IGNORED, TokenWindows, WindowOrder, collate_windows
+from .muon import Muon
 from .optimizers import MuonWithAuxiliary
 from .reliability import ReliableTrainer
 from .step_statistics import StepStatistics
@@ -21,6 +22,7 @@ class GPTScratchTrainer(ReliableTrainer):
     Args:
         order: which window comes when; overrides the library's sampler.
         muon_learning_rate: train the blocks' matrices with Muon at this rate, or `None`.
+        muon_dtype: in which it orthogonalises.
         eval_utf8_bytes: size of the evaluation text, for bits per byte.
         speed_at: figures of speed at a step, to be added to its training line; `None`: none.
         schedule: what the learning rates are multiplied by, as a function of the steps made so far.
@@ -34,6 +36,7 @@ class GPTScratchTrainer(ReliableTrainer):
         order: WindowOrder,
         muon_learning_rate: float | None,
         eval_utf8_bytes: int,
+        muon_dtype: torch.dtype = torch.float32,
         speed_at: Callable[[int], dict[str, float]] | None = None,
         schedule: Callable[[int], float] = lambda step: 1.0,
         decay_everything: bool = False,
@@ -45,6 +48,7 @@ class GPTScratchTrainer(ReliableTrainer):
         self.model.config.use_cache = use_cache
         self.order = order
         self.muon_learning_rate = muon_learning_rate
+        self.muon_dtype = muon_dtype
         self.eval_utf8_bytes = eval_utf8_bytes
         self.speed_at = speed_at
         self.step_statistics = StepStatistics(self.args.max_grad_norm)
@@ -79,9 +83,8 @@ class GPTScratchTrainer(ReliableTrainer):
             ],
             **settings,
         )
-        self.optimizer = MuonWithAuxiliary(
-            matrices, auxiliary, lr=self.muon_learning_rate, weight_decay=self.args.weight_decay
-        )
+        muon = Muon(matrices, lr=self.muon_learning_rate, weight_decay=self.args.weight_decay, dtype=self.muon_dtype)
+        self.optimizer = MuonWithAuxiliary(muon, auxiliary)
         return self.optimizer
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
