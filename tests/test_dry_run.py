@@ -70,7 +70,7 @@ def test_a_recipe_for_another_device_can_be_planned(capsys):
 
 
 def test_an_automatic_micro_batch_is_found(capsys, monkeypatch):
-    monkeypatch.setattr("training.micro_batch.fits", lambda recipe, candidate, processes: candidate <= 7)
+    monkeypatch.setattr("training.micro_batch.fits", lambda recipe, candidate, *where: candidate <= 7)
     settings, lines = plan(capsys, *MINIMAL, "--per_device_train_batch_size", "auto")
     assert settings["per_device_train_batch_size"] == "auto"
     assert "= 4 (at a time) x 4 (accumulated) x" in lines["step"]

@@ -61,7 +61,7 @@ def first_loss(folder: Path) -> float:
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="tries in earnest there")
 def test_an_automatic_micro_batch_gives_the_same_run_and_is_kept_when_resumed(run, monkeypatch):
-    monkeypatch.setattr(micro_batch, "fits", lambda recipe, candidate, processes: candidate <= 5)
+    monkeypatch.setattr(micro_batch, "fits", lambda recipe, candidate, *where: candidate <= 5)
     expected = weights(run("by_hand", residual_dropout=0.1))
 
     def interrupt(self, args, state, control, **kwargs):
@@ -72,7 +72,7 @@ def test_an_automatic_micro_batch_gives_the_same_run_and_is_kept_when_resumed(ru
         patch.setattr(RunMonitor, "on_step_end", interrupt)
         folder = run("auto", code=130, per_device_train_batch_size="auto", residual_dropout=0.1)
     assert json.loads((folder / "run.json").read_text())["planned"]["micro_batch"] == 4
-    monkeypatch.setattr(micro_batch, "fits", lambda recipe, candidate, processes: candidate <= 2)
+    monkeypatch.setattr(micro_batch, "fits", lambda recipe, candidate, *where: candidate <= 2)
     found = weights(run("auto", per_device_train_batch_size="auto", residual_dropout=0.1))
     # Dropout draws its numbers for each micro-batch, so another division of the batch would give other weights.
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -34,7 +34,7 @@ def plan_lines(recipe: Recipe, processes: int) -> list[tuple[str, str]]:
     """The plan as (what, text)."""
     config = built_config(recipe)
     length, tokens_per_step = config.max_position_embeddings, recipe.run.tokens_per_step
-    micro_batch = choose_micro_batch(recipe, processes, recorded=None)
+    micro_batch = choose_micro_batch(recipe, processes, _device(), recorded=None)
     accumulation = accumulation_steps(tokens_per_step, micro_batch, length, processes)
     steps = recipe.training["max_steps"]
     memory = recipe_memory(recipe, micro_batch)
@@ -76,7 +76,7 @@ def _time(recipe: Recipe, processes: int, operations: float | None) -> str:
         set_cpu_matmul_precision(recipe.run.cpu_matmul_precision)
     except InputError as error:
         return f"not for this device: {error}"
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    device = _device()
     peak = measured_peak(device, autocast_dtype(recipe.run.precision) or torch.float32)
     utilization = UTILIZATION.get(device.type, {}).get(recipe.run.precision, GPU_UTILIZATION)
     # Processes on one CPU share it; each has a GPU of its own.
@@ -87,6 +87,10 @@ def _time(recipe: Recipe, processes: int, operations: float | None) -> str:
         f"{total}{per_second:,.0f} tokens/s: {utilization:.0%} (assumed) of {peak / 1e12:.3g} TFLOP/s (a matrix "
         "product, measured here now)"
     )
+
+
+def _device() -> torch.device:
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def _device_memory() -> int:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from configuration.recipe import Recipe
@@ -30,28 +29,34 @@ RESERVE = 2**28
 CPU_SHARE = 0.5
 
 
-def choose_micro_batch(recipe: Recipe, processes: int, recorded: int | None) -> int:
+def choose_micro_batch(recipe: Recipe, processes: int, device: torch.device, recorded: int | None) -> int:
     """Windows that each process takes at a time: the recipe's number, else the recorded one, else the largest that
     fits.
 
     Args:
         recipe: the run.
         processes: how many share the batch; they agree on what fits in all of them.
+        device: this process's own, on which it tries.
         recorded: the choice with which the run began, if it has begun.
 
     Raises:
-        InputError: `tokens_per_step` is no whole number of windows for each process, or not even one window fits.
+        InputError: `tokens_per_step` is no whole number of windows for each process, not even one window fits, or the
+            model is to be sharded.
     """
     asked = recipe.training["per_device_train_batch_size"]
     if asked != "auto":
         return asked
     if recorded is not None:
         return recorded
+    if wants_fsdp(recipe):
+        raise InputError(
+            "per_device_train_batch_size is auto, which tries the whole model on one device, but FSDP leaves it only a "
+            "part: set a number"
+        )
     length = recipe.model.max_position_embeddings
     windows = accumulation_steps(recipe.run.tokens_per_step, 1, length, processes)
-    found = largest_that_fits(divisors(windows), lambda micro_batch: fits(recipe, micro_batch, processes))
-    if processes > 1:
-        PartialState(cpu=not torch.accelerator.is_available())
+    found = largest_that_fits(divisors(windows), lambda micro_batch: fits(recipe, micro_batch, processes, device))
+    if torch.distributed.is_initialized():  # not for a plan of so many processes
         found = min(gather_object([found]))
     if found == 0:
         raise InputError(
@@ -71,10 +76,15 @@ def largest_that_fits(candidates: list[int], fits: Callable[[int], bool]) -> int
     return next((candidate for candidate in candidates if fits(candidate)), 0)
 
 
-def fits(recipe: Recipe, micro_batch: int, processes: int) -> bool:
+def wants_fsdp(recipe: Recipe) -> bool:
+    """Whether the recipe or `accelerate launch` asks for sharded weights, optimizer and gradients."""
+    return bool(recipe.training["fsdp"]) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def fits(recipe: Recipe, micro_batch: int, processes: int, device: torch.device) -> bool:
     """Whether a training step fits: tried on an accelerator, estimated on a CPU, where trying could end the process."""
-    if torch.accelerator.is_available():
-        return step_fits(recipe, micro_batch, processes, torch.device(torch.accelerator.current_accelerator()))
+    if device.type != "cpu":
+        return step_fits(recipe, micro_batch, processes, device)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun: processes that share this memory
     return recipe_memory(recipe, micro_batch).total + RESERVE <= CPU_SHARE * available_memory() / here
 

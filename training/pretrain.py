@@ -30,7 +30,7 @@ from .flops import model_flops_per_token
 from .hashes import weights_sha256
 from .initialization import initial_model
 from .interruption import RunStoppedError, StopRequest
-from .micro_batch import choose_micro_batch
+from .micro_batch import choose_micro_batch, wants_fsdp
 from .monitoring import RunMonitor, read_metrics
 from .precision import precision_arguments, set_cpu_matmul_precision
 from .preparation import add_verify_argument, prepare_shards
@@ -123,7 +123,8 @@ def _pretrain(
     precision = precision_arguments(recipe.run.precision)
     set_cpu_matmul_precision(recipe.run.cpu_matmul_precision)
     require_trackers(recipe.training["report_to"])
-    micro_batch = choose_micro_batch(recipe, processes, run.planned().get("micro_batch"))
+    asked = recipe.training["per_device_train_batch_size"]
+    micro_batch = 1 if asked == "auto" else asked  # to be tried once this process has its device
     accumulation = accumulation_steps(recipe.run.tokens_per_step, micro_batch, length, processes)
     settings = {
         **recipe.training,
@@ -137,7 +138,12 @@ def _pretrain(
         settings["ddp_find_unused_parameters"] = False  # there are none, and looking for them costs time every step
     with _refusals_as_input_errors():
         args = TrainingArguments(**settings)
-    with args.main_process_first():  # it prepares what the others then find; also joins the processes
+    device = args.device  # the process's own; asking for it also joins the processes
+    decided = _agree(run.planned() if leads else None)
+    micro_batch = choose_micro_batch(recipe, processes, device, decided.get("micro_batch"))
+    accumulation = accumulation_steps(recipe.run.tokens_per_step, micro_batch, length, processes)
+    args.per_device_train_batch_size, args.gradient_accumulation_steps = micro_batch, accumulation
+    with args.main_process_first():  # it prepares what the others then find
         say = print if leads else _say_nothing
         shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=say, verify=verify_data and leads)
     document_start = shards.tokenizer.eos_token_id if recipe.run.document_masking else None
@@ -195,7 +201,7 @@ def _pretrain(
         # Made once for trial: what they refuse is known before the run begins, and not after its folder is written.
         trainer.create_optimizer_and_scheduler(max_steps)
         trainer.optimizer = trainer.lr_scheduler = None
-    if _wants_fsdp(args) and trainer.accelerator.distributed_type != DistributedType.FSDP:
+    if wants_fsdp(recipe) and trainer.accelerator.distributed_type != DistributedType.FSDP:
         raise InputError(
             f"FSDP was asked for, but Accelerate has chosen {trainer.accelerator.distributed_type.value} here: use "
             "several GPUs, or launch without FSDP"
@@ -301,12 +307,7 @@ def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collectio
     return str(checkpoint)
 
 
-def _wants_fsdp(args: TrainingArguments) -> bool:
-    """Whether a recipe or `accelerate launch` asks for sharded weights, optimizer and gradients."""
-    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-
-
-def _agree(value: str | None) -> str | None:
+def _agree(value: Any) -> Any:
     """The first process's value, on all of them."""
     if not torch.distributed.is_initialized():
         return value
