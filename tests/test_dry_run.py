@@ -62,6 +62,16 @@ def test_the_time_follows_from_the_peak(capsys):
     assert f"at {0.8e12 / per_token:,.0f} tokens/s: 80% (assumed) of 1 TFLOP/s" in lines["time"]
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a CPU has bf16, fast or not")
+def test_a_precision_that_is_slow_here_is_named_beside_the_time(capsys, monkeypatch):
+    rates = {torch.float32: 70e9, torch.bfloat16: 12e9}
+    monkeypatch.setattr("training.precision.matmul_rates", lambda device, dtypes, width: rates)
+    _, lines = plan(capsys, *MINIMAL, "--max_steps", "9", "--precision", "bf16")
+    assert lines["time"].endswith(
+        "; precision is bf16, but this device multiplies 12 GFLOP/s in bf16 and 70 in fp32: fp32 is faster"
+    )
+
+
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this device may have fp16")
 def test_a_recipe_for_another_device_can_be_planned(capsys):
     _, lines = plan(capsys, BASELINE)

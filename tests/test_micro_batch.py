@@ -157,18 +157,20 @@ def test_a_model_that_is_to_be_sharded_is_not_tried_whole(asked_by, monkeypatch)
     assert choose_micro_batch(recipe(per_device_train_batch_size=7, **fsdp), 2, CPU, recorded=None) == 7
 
 
-# Two processes between which the memory is unequal.
+# Two processes between which the memory is unequal, and that would choose another type for Muon each by itself.
 UNEQUAL = """
 import os
 import sys
 from pathlib import Path
 import torch
 from accelerate import PartialState
-from training import micro_batch
+from training import micro_batch, precision
 from training.__main__ import main
+from training.muon import Muon
 
 rank = int(os.environ["RANK"])
 notes = []
+step = Muon.step
 
 
 def fits(recipe, candidate, processes, device):
@@ -176,7 +178,14 @@ def fits(recipe, candidate, processes, device):
     return candidate <= (24, 6)[rank]
 
 
+def watched_step(self):
+    notes.append(f"step in {self.dtype}")
+    return step(self)
+
+
 micro_batch.fits = fits
+Muon.step = watched_step
+precision.matmul_rates = lambda *where: {torch.float32: 1.0, torch.bfloat16: (2.0, 0.1)[rank]}
 code = main(sys.argv[2:])
 Path(sys.argv[1], f"notes-{rank}").write_text("\\n".join(sorted(set(notes))))
 sys.exit(code)
@@ -201,9 +210,9 @@ def test_two_processes_agree_and_leave_a_model_that_opens(tmp_path):
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     planned = json.loads((tmp_path / "run" / "run.json").read_text())["planned"]
-    assert planned["micro_batch"] == 6
+    assert (planned["micro_batch"], planned["muon_dtype"]) == (6, "bf16")
     for rank in range(2):
         notes = (tmp_path / f"notes-{rank}").read_text().splitlines()
-        assert notes == ["tried on cpu, joined: True"]
+        assert notes == ["step in torch.bfloat16", "tried on cpu, joined: True"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     assert model(torch.tensor([[3, 1, 4]])).logits.isfinite().all()

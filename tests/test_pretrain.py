@@ -101,6 +101,7 @@ def test_a_run_leaves_records_charts_checkpoints_and_a_model_that_opens(command,
     assert (result["tokens"], result["steps"]) == (12 * 128, 12)
     assert {"python", "torch", "transformers"} <= record["versions"].keys()
     sizes = {"parameters": result["parameters"], "steps": 12, "tokens": 12 * 128}
+    assert record["planned"].pop("muon_dtype") in ("fp32", "bf16")  # what this machine multiplies faster
     assert record["planned"] == sizes | {"micro_batch": 2}
     assert result["peak_flops"] > 0
     assert 0 < result["mfu"] < 1

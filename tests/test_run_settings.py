@@ -78,6 +78,41 @@ def test_an_automatic_micro_batch_gives_the_same_run_and_is_kept_when_resumed(ru
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+def multiplies_fast(monkeypatch, dtype: torch.dtype) -> None:
+    """Stands for a device that multiplies this type ten times as fast as any other."""
+    monkeypatch.setattr(
+        precision, "matmul_rates", lambda device, dtypes, width: {d: 7e10 if d == dtype else 7e9 for d in dtypes}
+    )
+
+
+def test_muons_type_is_the_first_machines_and_is_kept_on_another(run, monkeypatch):
+    multiplies_fast(monkeypatch, torch.bfloat16)
+    expected = weights(run("whole", muon_learning_rate=0.02))
+
+    def interrupt(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunMonitor, "on_step_end", interrupt)
+        folder = run("moved", code=130, muon_learning_rate=0.02)
+    multiplies_fast(monkeypatch, torch.float32)
+    found = weights(run("moved", muon_learning_rate=0.02))
+    assert json.loads((folder / "run.json").read_text())["planned"]["muon_dtype"] == "bf16"
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a CPU has bf16, fast or not")
+def test_a_slow_precision_is_allowed_and_said_with_both_rates(run, monkeypatch, capsys):
+    line = "precision is bf16, but this device multiplies 7 GFLOP/s in bf16 and 70 in fp32: fp32 is faster"
+    multiplies_fast(monkeypatch, torch.float32)
+    run("slow", precision="bf16", max_steps=1)
+    assert capsys.readouterr().err.count(line) == 1
+    multiplies_fast(monkeypatch, torch.bfloat16)
+    run("fast", precision="bf16", max_steps=1)
+    assert "GFLOP/s" not in capsys.readouterr().err
+
+
 def test_a_padded_vocabulary_has_rows_that_no_token_uses(run, tmp_path):
     folder = run(pad_vocab_to_multiple_of=128, max_steps=1)
     assert first_loss(folder) == pytest.approx(np.log(384), abs=0.1)  # it begins by guessing

@@ -10,7 +10,7 @@ from .flops import measured_peak, model_flops_per_token
 from .initialization import built_config
 from .micro_batch import available_memory, choose_micro_batch, recipe_memory
 from .plan import parameter_count
-from .precision import autocast_dtype, precision_arguments, set_cpu_matmul_precision
+from .precision import autocast_dtype, precision_arguments, set_cpu_matmul_precision, slow_precision
 from .schedules import build_schedule
 
 # The share of the measured peak that a training step reaches. On CPU as measured with GPT-2 small; on GPUs a guess:
@@ -85,7 +85,7 @@ def _time(recipe: Recipe, processes: int, operations: float | None) -> str:
     total = "" if operations is None else f"about {_duration(operations / rate)} without evaluations, at "
     return (
         f"{total}{per_second:,.0f} tokens/s: {utilization:.0%} (assumed) of {peak / 1e12:.3g} TFLOP/s (a matrix "
-        "product, measured here now)"
+        "product, measured here now)" + (f"; {slow}" if (slow := slow_precision(recipe, device)) else "")
     )
 
 

@@ -1,6 +1,7 @@
 """How much of the device a run uses: the model's arithmetic per token, and what the device can do, measured."""
 
 import time
+from collections.abc import Collection
 
 import torch
 
@@ -30,18 +31,42 @@ def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.3
     measured where it is switched on. The random state of training is not touched.
     """
     size = 1024 if device.type == "cpu" else 8192
-    generator = torch.Generator(device).manual_seed(0)
-    left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
+    return _product_rates(device, [dtype], (size, size), seconds)[dtype]
 
-    def timed_product() -> float:
+
+def matmul_rates(
+    device: torch.device, dtypes: Collection[torch.dtype], width: int, seconds: float = 0.05
+) -> dict[torch.dtype, float]:
+    """What `measured_peak` is, for products of a model of this width, in several types.
+
+    Args:
+        width: of four matrices that are multiplied together. No more than 256 on CPUs, which reach their rate there:
+            short products are measured well also where other programs interrupt.
+        seconds: to measure in, but each type is timed at least once.
+    """
+    width = min(width, 256) if device.type == "cpu" else width
+    return _product_rates(device, dtypes, (4, width, width), seconds)
+
+
+def _product_rates(
+    device: torch.device, dtypes: Collection[torch.dtype], shape: tuple[int, ...], seconds: float
+) -> dict[torch.dtype, float]:
+    """Rates of products of square matrices. The types take turns, so that a drift of the machine hits all."""
+    generator = torch.Generator(device).manual_seed(0)
+    matrices = torch.randn(shape, device=device, generator=generator)
+    factors = {dtype: matrices.to(dtype) for dtype in dtypes}
+
+    def timed_product(dtype: torch.dtype) -> float:
         started_at = time.perf_counter()
-        torch.matmul(left, right)
+        torch.matmul(factors[dtype], factors[dtype])
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         return time.perf_counter() - started_at
 
-    timed_product()  # starts the library that multiplies, which is slow once
-    fastest, stop_at = timed_product(), time.perf_counter() + seconds
+    for dtype in dtypes:
+        timed_product(dtype)  # starts the library that multiplies, which is slow once
+    fastest = {dtype: timed_product(dtype) for dtype in dtypes}
+    stop_at = time.perf_counter() + seconds
     while time.perf_counter() < stop_at:
-        fastest = min(fastest, timed_product())
-    return 2 * size**3 / fastest
+        fastest = {dtype: min(fastest[dtype], timed_product(dtype)) for dtype in dtypes}
+    return {dtype: 2 * matrices.numel() * shape[-1] / fastest[dtype] for dtype in dtypes}

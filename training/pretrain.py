@@ -32,7 +32,7 @@ from .initialization import initial_model
 from .interruption import RunStoppedError, StopRequest
 from .micro_batch import choose_micro_batch, wants_fsdp
 from .monitoring import RunMonitor, read_metrics
-from .precision import precision_arguments, set_cpu_matmul_precision
+from .precision import DTYPES, choose_muon_dtype, precision_arguments, set_cpu_matmul_precision, slow_precision
 from .preparation import add_verify_argument, prepare_shards
 from .run_folder import ALLOWABLE, RunFolder, fingerprint, refuse_changes
 from .schedules import build_schedule
@@ -143,6 +143,9 @@ def _pretrain(
     micro_batch = choose_micro_batch(recipe, processes, device, decided.get("micro_batch"))
     accumulation = accumulation_steps(recipe.run.tokens_per_step, micro_batch, length, processes)
     args.per_device_train_batch_size, args.gradient_accumulation_steps = micro_batch, accumulation
+    muon_dtype = _agree(choose_muon_dtype(recipe, device, decided.get("muon_dtype")) if leads else None)
+    if leads and (line := slow_precision(recipe, device)):
+        print(line, file=sys.stderr)
     with args.main_process_first():  # it prepares what the others then find
         say = print if leads else _say_nothing
         shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=say, verify=verify_data and leads)
@@ -190,6 +193,7 @@ def _pretrain(
             callbacks=[monitor, charts],
             order=WindowOrder(len(train_windows), max_steps * windows_per_step, data_seed, recipe.run.shuffle),
             muon_learning_rate=recipe.run.muon_learning_rate,
+            muon_dtype=DTYPES[muon_dtype or "fp32"],
             eval_utf8_bytes=shards.utf8_bytes("validation"),
             checkpoints=checkpoints,
             stop=stop,
@@ -219,6 +223,7 @@ def _pretrain(
             "steps": max_steps,
             "tokens": max_steps * recipe.run.tokens_per_step,
             "micro_batch": micro_batch,
+            "muon_dtype": muon_dtype,
         }
         run.begin(data, planned, manifest_of(Path(checkpoint))["step"] if checkpoint else 0)
         print(

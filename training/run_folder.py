@@ -158,11 +158,11 @@ class RunFolder:
         record = self.record()
         return record.get("result") if record and self.model.exists() else None
 
-    def planned(self) -> dict[str, int]:
+    def planned(self) -> dict[str, Any]:
         """What the run has decided for itself when it began; empty before."""
         return (self.record() or {}).get("planned", {})
 
-    def begin(self, data: dict[str, Any], planned: dict[str, int], step: int = 0) -> None:
+    def begin(self, data: dict[str, Any], planned: dict[str, Any], step: int = 0) -> None:
         """Writes recipe.yaml and run.json.
 
         A finished run that is to go on keeps its result among `earlier_results`, and is unfinished until the next one.
