@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import pairs
+from benchmarks import muon, pairs
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--layers", "2", "--width", "32", "--heads", "2", "--vocab_size", "97", "--device", "cpu"]
@@ -62,6 +62,15 @@ def test_tokenizing_is_timed_beside_datasets_and_its_memory_measured(tokenizer, 
     memory = subprocess.run([*words, "--memory", "0.2"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert memory.returncode == 0, memory.stderr
     assert 100 < float(re.search(r"^0\.2 MB of text: peak (\d+) MiB", memory.stdout)[1]) < 5000
+
+
+def test_muon_is_timed_in_both_types_beside_torchs(capsys):
+    assert muon.main(["--layers", "1", "--width", "16", "--steps", "3", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    sides = [re.match(r"(.+?) +(\d+\.\d+) s, torch.optim.Muon / \1: median (\S+), min", line) for line in lines]
+    assert [side[1] for side in sides] == ["ours in fp32", "ours in bf16", "torch.optim.Muon"]
+    assert all(float(side[3]) > 0 for side in sides)
+    assert float(sides[2][3]) == 1
 
 
 def test_ratios_say_how_much_faster_and_smaller_our_side_is():

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import _muon as torch_muon
+from torch.profiler import ProfilerActivity, profile
 
 from training import muon
 from training.muon import Muon, orthogonalize, stacks
@@ -142,6 +144,23 @@ def test_one_shape_is_stacked_up_to_a_bound(monkeypatch):
         *([(16, 16)] * 2, [(16, 16)]),
         *([(48, 16)], [(48, 16)], [(16, 48)]),
     ]
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (128, 32), (32, 128)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_needs_no_more_memory_than_one_stack(shape, dtype, monkeypatch):
+    monkeypatch.setattr(muon, "STACK_ELEMENTS", 4 * 64 * 64)
+    parameters = [nn.Parameter(torch.randn(shape)) for _ in range(32)]
+    for parameter in parameters:
+        parameter.grad = torch.randn(shape)
+    optimizer = Muon(parameters, dtype=dtype)
+    optimizer.step()  # the momentum is there from now on
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        optimizer.step()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    peak = max(itertools.accumulate(changes))
+    assert 8 * muon.STACK_ELEMENTS <= peak <= (muon.SCRATCH + 0.5) * muon.STACK_ELEMENTS  # and some norms
 
 
 def test_stacks_change_speed_alone(monkeypatch):

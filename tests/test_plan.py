@@ -36,7 +36,21 @@ def test_memory_of_weights_gradients_and_optimizer_by_hand():
     assert memory.optimizer_state == 8 * 124_439_808
     with_muon = estimate_memory(GPTScratchConfig(), 1, autocast=False, muon=True)
     assert with_muon.optimizer_state == 8 * (124_439_808 - 84_934_656) + 4 * 84_934_656
+    assert memory.products == 0
     assert memory.total == sum(vars(memory).values())
+
+
+def test_muons_products_count_where_they_need_more_than_the_forward_pass():
+    def estimate(width: int, layers: int, tokens: int):
+        sizes = {"hidden_size": width, "num_hidden_layers": layers, "max_position_embeddings": tokens}
+        return estimate_memory(GPTScratchConfig(vocab_size=64, **sizes), 1, autocast=False, muon=True)
+
+    short, long = estimate(768, 12, 2), estimate(768, 12, 512)
+    assert short.products == long.products == 20 * 2**22  # one stack
+    assert short.activations + short.head < short.products < long.activations + long.head
+    assert short.total == short.weights + short.gradients + short.optimizer_state + short.products
+    assert estimate(24, 1, 2).products == 20 * 12 * 24**2  # all matrices together
+    assert estimate(1536, 1, 2).products == 20 * 4 * 1536**2  # a matrix that is larger than a stack may be
 
 
 def test_memory_of_activations_by_hand():

@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 
 # A quintic whose slope at 0 is steep: five steps bring every singular value near 1, without converging to it.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-# Elements that are orthogonalised together, which bounds the memory of the products.
-STACK_ELEMENTS = 2**24
+# Elements that are orthogonalised together: enough to keep a GPU busy.
+STACK_ELEMENTS = 2**22
+SCRATCH = 20  # bytes that a step needs for each of them at most: in fp32, of square matrices
 # By what the learning rate is multiplied for a matrix of (rows, columns).
 ADJUSTMENTS = {
     # Jordan et al.: the update of a tall matrix changes its outputs as much as that of a square one.

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from modeling_gpt_scratch import GPTScratchConfig
 from modeling_gpt_scratch.loss_gpt_scratch import LOGITS_PER_CHUNK
 
+from .muon import SCRATCH, STACK_ELEMENTS
+
 FP32, BF16 = 4, 2  # bytes
 ADAMW_STATE = 2 * FP32  # two moving averages for each parameter
 MUON_STATE = FP32  # one
@@ -28,7 +30,7 @@ def block_matrix_parameters(config: GPTScratchConfig) -> int:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of device memory at the largest moment of a training step, the end of a forward pass.
+    """Bytes of device memory at the largest moment of a step: the end of its forward pass, or the products of Muon.
 
     What the process takes by itself (Python, the device's libraries: some hundred MiB) is not counted.
     """
@@ -38,10 +40,12 @@ class Memory:
     optimizer_state: int
     activations: int
     head: int  # the loss: one chunk of logits, and the gradients that are computed with it
+    products: int  # Muon's, when activations and logits have gone
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer_state + self.activations + self.head
+        passing = max(self.activations + self.head, self.products)
+        return self.weights + self.gradients + self.optimizer_state + passing
 
 
 def estimate_memory(
@@ -101,4 +105,5 @@ def estimate_memory(
         optimizer_state=ADAMW_STATE * parameters - ((ADAMW_STATE - MUON_STATE) * matrices if muon else 0),
         activations=blocks + recomputed + tokens * rest + casts,
         head=max(logits, head_gradients) + head_gradients,  # `backward` scales a copy of them when the logits have gone
+        products=SCRATCH * min(matrices, max(STACK_ELEMENTS, width * inner)) if muon else 0,
     )
