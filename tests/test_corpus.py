@@ -200,3 +200,15 @@ def test_documents_end_once_and_cut_ones_in_their_last_part(write_folder):
         ("validation", False),
         ("test", True),
     ]
+
+
+@pytest.mark.parametrize("fractions", [[0.02, 0.9, 0.08], [0.08, 0.02, 0.9], [0.34, 0.33, 0.33], [0.98, 0.01, 0.01]])
+@pytest.mark.parametrize("documents", [3, 4, 5, 9, 40])
+def test_a_split_by_hash_leaves_no_part_empty_whatever_the_fractions(documents, fractions, write_folder):
+    corpus = opened(write_folder({f"{n:02}.txt": f"text {n}" for n in range(documents)}))
+    split = plan_split("hash", fractions, survey(corpus))
+    counts = Counter(part for part, _, _ in stretches(corpus, split))
+    assert counts.total() == documents
+    assert all(counts[part] >= 1 for part in SPLITS)
+    if documents == 40:
+        assert [counts[part] / documents for part in SPLITS] == pytest.approx(fractions, abs=1.5 / documents)

@@ -213,6 +213,8 @@ def plan_split(
             "set split to contiguous"
         )
     validation, test = (max(1, round(share * len(hashes))) for share in shares[1:])
+    test = min(test, len(hashes) - 2)  # of few documents the larger shares leave some to the other parts
+    validation = min(validation, len(hashes) - test - 1)
     return Split(kind, shares, (hashes[-test - validation], hashes[-test]))
 
 
