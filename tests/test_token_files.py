@@ -1,6 +1,8 @@
-"""Token files made elsewhere: read where they lie, counted and checked."""
+"""Token files made elsewhere: taken as they are, counted and checked."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,9 +119,26 @@ def test_changed_files_are_noticed(files):
     with pytest.raises(InputError, match=r"train\.safetensors has sha256"):
         TokenShards(first.folder).verify()
     assert prepare(folder).folder != first.folder
-    (folder / "train.safetensors").unlink()
-    with pytest.raises(InputError, match=r"train\.safetensors has 0 bytes"):
-        TokenShards(first.folder)
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no links"])
+def test_the_prepared_folder_is_whole_without_them(links, files, tokenizer, tmp_path, monkeypatch):
+    def no_links(source, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    folder = files()
+    stored = load_file(folder / "train.safetensors")["tokens"]
+    prepared = prepare(folder)
+    assert not any(file.is_symlink() for file in prepared.folder.rglob("*"))
+    assert (prepared.folder / "train.safetensors").samefile(folder / "train.safetensors") == links
+    shutil.rmtree(folder)
+    said = []
+    assert prepare(folder, say=said.append, verify=True).folder == prepared.folder
+    assert said[0] == f"corpus {folder} does not exist: going on with {prepared.folder}, which was made from it"
+    moved = prepared.folder.rename(tmp_path / "moved")
+    assert TokenShards(moved).tokens("train")[:].tolist() == stored.tolist()
 
 
 def test_pretraining_reads_them_and_verifies_on_request(files, tmp_path, capsys):

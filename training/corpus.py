@@ -66,6 +66,10 @@ class Corpus(ABC):
     identity: str | None = None
 
     @abstractmethod
+    def signature(self) -> str:
+        """Differs when the contents do, and is found out without reading them."""
+
+    @abstractmethod
     def documents(self, skip: int = 0, state: Any = None) -> Iterator[Document]:
         """The documents in order, without the first `skip`.
 

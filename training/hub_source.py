@@ -1,16 +1,19 @@
 """A dataset on the Hub as a corpus, streamed: no copy of it on this disk, and memory for a few rows."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 
 from configuration.recipe import RunConfig
 
 from .corpus import Corpus, Document
-from .errors import InputError
+from .errors import InputError, UnavailableError
 
 HUB_PREFIX = "hf:"
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class HubCorpus(Corpus):
@@ -31,6 +34,9 @@ class HubCorpus(Corpus):
         self._text_field = text_field
         self._arguments = {"path": repository, "name": config, "split": split, "revision": revision}
         self._stream: Any = None
+
+    def signature(self) -> str:
+        return self.identity
 
     def documents(self, skip: int = 0, state: dict[str, Any] | None = None) -> Iterator[Document]:
         self._stream = self._open()
@@ -65,16 +71,20 @@ class HubCorpus(Corpus):
 def open_hub_dataset(run: RunConfig) -> HubCorpus:
     """The dataset that `corpus: hf:owner/name` means, at the commit that its revision stands for now.
 
+    The Hub is asked for that only where the revision is not itself a commit.
+
     Raises:
-        InputError: there is no such dataset, or it cannot be reached, or `datasets` is not installed.
+        UnavailableError: there is no such dataset, or it cannot be reached, or `datasets` is not installed.
     """
     repository = run.corpus.removeprefix(HUB_PREFIX)
     try:
         import datasets  # noqa: F401
     except ImportError:
-        raise InputError(f"corpus {run.corpus} needs the datasets library: pip install '.[data]'") from None
-    try:
-        commit = HfApi().dataset_info(repository, revision=run.dataset_revision).sha
-    except (OSError, ValueError) as error:
-        raise InputError(f"dataset {repository} cannot be found: {' '.join(str(error).split())}") from None
+        raise UnavailableError(f"corpus {run.corpus} needs the datasets library: pip install '.[data]'") from None
+    commit = run.dataset_revision
+    if commit is None or not COMMIT.fullmatch(commit):
+        try:
+            commit = HfApi().dataset_info(repository, revision=run.dataset_revision).sha
+        except (HTTPError, OSError, ValueError) as error:
+            raise UnavailableError(f"dataset {repository} cannot be found: {' '.join(str(error).split())}") from None
     return HubCorpus(repository, commit, run.dataset_config, run.dataset_split, run.text_field)

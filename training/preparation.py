@@ -20,12 +20,14 @@ from . import shard_writer
 from .corpus import SPLITS, Corpus, Position, Split, Stretch, Survey, plan_split, split_documents, survey
 from .duplicates import KEY_BYTES, SeenDocuments
 from .encoding import BatchEncoder, EncodingProcesses
-from .errors import InputError
+from .errors import InputError, UnavailableError
+from .made_from import Signatures, find_in_place_of, find_made_from, remember_made_from, settings_sha256
 from .overlap import describe_overlap, measure_overlap
+from .processes import on_every_process, on_first_process
 from .shard_writer import GrowingFile, PartWriter
-from .shards import FORMAT, MANIFEST, TokenShards, TokenVector
+from .shards import FORMAT, MANIFEST, TokenShards, TokenVector, data_record
 from .sources import open_corpus
-from .token_files import find_token_files, prepare_token_files
+from .token_files import find_token_files, prepare_token_files, sample_files
 from .tokenizer import encoder, load_tokenizer, tokenizer_sha256, train_tokenizer
 from .work_folder import WorkFolder, work_on
 
@@ -40,46 +42,124 @@ def add_verify_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare_shards(
-    run: RunConfig, vocab_size: int, window: int, say: Callable[[str], None], verify: bool = False
+    run: RunConfig,
+    vocab_size: int,
+    window: int,
+    say: Callable[[str], None],
+    verify: bool = False,
+    begun_on: dict[str, Any] | None = None,
 ) -> TokenShards:
     """The token shards of a run: those in `data_dir` if they are there, else made now.
+
+    Of several processes the first one finds or makes them, and the others open the same.
 
     Args:
         vocab_size: the model's; a tokenizer that is trained here gets so many tokens, another one must not have more.
         window: tokens that the model reads at once; the training part must hold more.
         say: told what is going on, in a line.
         verify: whether to read all shards and compare them with what was written.
+        begun_on: the data that the run has begun on, as `shards.data_record` describes it. Its commit of a dataset
+            counts instead of what the recipe's revision stands for now.
 
     Raises:
         InputError: the corpus, the tokenizer or the prepared data cannot be used; nothing is written then.
     """
-    tokenizer = None if run.tokenizer == "train" else load_tokenizer(run.tokenizer)
-    if tokenizer is not None and len(tokenizer) > vocab_size:
-        raise InputError(
-            f"the tokenizer has {len(tokenizer):,} tokens, but vocab_size is {vocab_size:,}: "
-            f"set vocab_size to {len(tokenizer)} or more"
-        )
-    token_files = find_token_files(run.corpus)
-    if token_files is not None:
-        folder = prepare_token_files(token_files, Path(run.data_dir), tokenizer, vocab_size, say)
-    else:
-        folder = _prepare_text(run, tokenizer, vocab_size, window, say)
-    prepared = TokenShards(folder)
-    _check_parts(prepared.manifest["parts"], window)
-    if verify:
-        prepared.verify()
-        say(f"{folder}: every shard is as written")
+
+    def open_prepared() -> TokenShards:
+        given = data_record(Path(run.corpus)) is not None
+        prepared = TokenShards(Path(run.corpus) if given else _find_or_prepare(run, vocab_size, window, say, begun_on))
+        if given:
+            _check_settings(run, prepared, say)
+        _check_vocabulary(prepared.tokenizer, vocab_size)
+        _check_parts(prepared.manifest["parts"], window)
+        if verify:
+            prepared.verify()
+            say(f"{prepared.folder}: every shard is as written")
+        return prepared
+
+    prepared = on_first_process(open_prepared)
+    on_every_process(prepared.check_here)
     return prepared
+
+
+def _find_or_prepare(
+    run: RunConfig,
+    vocab_size: int,
+    window: int,
+    say: Callable[[str], None],
+    begun_on: dict[str, Any] | None,
+) -> Path:
+    data_dir, settings = Path(run.data_dir), settings_sha256(run, vocab_size)
+    if begun_on is not None:
+        run = replace(run, dataset_revision=begun_on["corpus"].get("revision", run.dataset_revision))
+    corpus = tokenizer = None
+    signatures: Signatures = {}
+    missing: list[UnavailableError] = []
+    token_files = find_token_files(run.corpus)
+    try:
+        if token_files is not None:
+            signatures["corpus"] = _sha256_of(sample_files(token_files))
+        else:
+            corpus = open_corpus(run)
+            signatures["corpus"] = corpus.signature()
+    except UnavailableError as error:
+        missing.append(error)
+    try:
+        tokenizer = None if run.tokenizer == "train" else load_tokenizer(run.tokenizer)
+        signatures["tokenizer"] = "train" if tokenizer is None else _sha256_of(_identity(tokenizer))
+    except UnavailableError as error:
+        missing.append(error)
+
+    if missing:
+        begun_in = data_dir / begun_on["folder"] if begun_on is not None and "folder" in begun_on else None
+        return find_in_place_of(missing, data_dir, settings, signatures, begun_in, say)
+    if tokenizer is not None:
+        _check_vocabulary(tokenizer, vocab_size)
+    found = find_made_from(data_dir, settings, signatures)
+    if found:
+        return found[0]
+    if token_files is not None:
+        folder = prepare_token_files(token_files, data_dir, tokenizer, say)
+    else:
+        folder = _prepare_text(run, corpus, tokenizer, vocab_size, window, say)
+    remember_made_from(folder, settings, signatures, say)
+    return folder
+
+
+def _check_settings(run: RunConfig, prepared: TokenShards, say: Callable[[str], None]) -> None:
+    """Raises InputError where a recipe names prepared data as its corpus, and asks for something else than that is."""
+    manifest = prepared.manifest
+    then = {
+        "split": manifest["split"]["kind"],
+        "split_fractions": manifest["split"].get("fractions"),
+        "deduplicate": "duplicates_left_out" in manifest["corpus"],
+    }
+    problems = [
+        f"{name} is {getattr(run, name)}, but was {value}"
+        for name, value in then.items()
+        if getattr(run, name) not in ("auto", None, False, value)
+    ]
+    if run.tokenizer != "train":
+        try:
+            if tokenizer_sha256(load_tokenizer(run.tokenizer)) != manifest["tokenizer"]["sha256"]:
+                problems.append(f"tokenizer is {run.tokenizer}, but was another one")
+        except UnavailableError as error:
+            say(f"{error}: going on with the one in {prepared.folder}")
+    if problems:
+        raise InputError(
+            f"corpus {run.corpus} was prepared otherwise: {'; '.join(problems)}: leave that out of the recipe, or name "
+            "the text itself as corpus, to prepare it anew"
+        )
 
 
 def _prepare_text(
     run: RunConfig,
+    corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast | None,
     vocab_size: int,
     window: int,
     say: Callable[[str], None],
 ) -> Path:
-    corpus = open_corpus(run)
     found = survey(corpus, run.deduplicate) if corpus.identity is None else None
     split = plan_split(run.split, run.split_fractions, found)
     contents = {
@@ -90,8 +170,7 @@ def _prepare_text(
     }
     if run.deduplicate:
         contents["deduplicate"] = True
-    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
-    folder = Path(run.data_dir) / f"{corpus.name}-{digest[:12]}"
+    folder = Path(run.data_dir) / f"{corpus.name}-{_sha256_of(contents)[:12]}"
     if folder.exists():
         return folder
     with work_on(folder, say) as work:
@@ -102,6 +181,18 @@ def _prepare_text(
 
 def _identity(tokenizer: PreTrainedTokenizerFast) -> list[Any]:
     return [tokenizer_sha256(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+
+
+def _sha256_of(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
+    if len(tokenizer) > vocab_size:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer):,} tokens, but vocab_size is {vocab_size:,}: "
+            f"set vocab_size to {len(tokenizer)} or more"
+        )
 
 
 def _check_parts(parts: dict[str, Any], window: int) -> None:

@@ -34,8 +34,10 @@ from .micro_batch import choose_micro_batch, wants_fsdp
 from .monitoring import RunMonitor, read_metrics
 from .precision import DTYPES, choose_muon_dtype, precision_arguments, set_cpu_matmul_precision, slow_precision
 from .preparation import add_verify_argument, prepare_shards
+from .processes import on_first_process
 from .run_folder import ALLOWABLE, RunFolder, fingerprint, refuse_changes
 from .schedules import build_schedule
+from .shards import data_record
 from .trackers import keep_tensorboard_in, require_trackers
 from .trainer import GPTScratchTrainer
 
@@ -139,16 +141,14 @@ def _pretrain(
     with _refusals_as_input_errors():
         args = TrainingArguments(**settings)
     device = args.device  # the process's own; asking for it also joins the processes
-    decided = _agree(run.planned() if leads else None)
+    decided = on_first_process(run.planned)
     micro_batch = choose_micro_batch(recipe, processes, device, decided.get("micro_batch"))
     accumulation = accumulation_steps(recipe.run.tokens_per_step, micro_batch, length, processes)
     args.per_device_train_batch_size, args.gradient_accumulation_steps = micro_batch, accumulation
-    muon_dtype = _agree(choose_muon_dtype(recipe, device, decided.get("muon_dtype")) if leads else None)
+    muon_dtype = on_first_process(lambda: choose_muon_dtype(recipe, device, decided.get("muon_dtype")))
     if leads and (line := slow_precision(recipe, device)):
         print(line, file=sys.stderr)
-    with args.main_process_first():  # it prepares what the others then find
-        say = print if leads else _say_nothing
-        shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, say=say, verify=verify_data and leads)
+    shards = prepare_shards(recipe.run, recipe.model.vocab_size, length, print, verify_data, run.begun_on())
     document_start = shards.tokenizer.eos_token_id if recipe.run.document_masking else None
     train_windows = TokenWindows(shards.tokens("train"), length, document_start=document_start)
     held_out = {part: TokenWindows(shards.tokens(part), length, True, document_start) for part in SPLITS[1:]}
@@ -165,9 +165,9 @@ def _pretrain(
         return _show_finished(finished, run, leads)
     schedule = build_schedule(recipe, max_steps)
 
-    data = {"corpus": shards.manifest["corpus"], "tokenizer_sha256": shards.manifest["tokenizer"]["sha256"]}
+    data = data_record(shards.folder)
     checkpoints = Checkpoints(run.path, fingerprint(recipe, data, processes, micro_batch), args.save_total_limit)
-    checkpoint = _agree(_choose_checkpoint(checkpoints, resume, run.allowed, max_steps) if leads else None)
+    checkpoint = on_first_process(lambda: _choose_checkpoint(checkpoints, resume, run.allowed, max_steps))
     if finished is not None and checkpoint is None:
         raise InputError(
             f"{run.path} is finished and has no checkpoint to go on from (save_strategy was no, or they were deleted): "
@@ -312,13 +312,6 @@ def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collectio
     return str(checkpoint)
 
 
-def _agree(value: Any) -> Any:
-    """The first process's value, on all of them."""
-    if not torch.distributed.is_initialized():
-        return value
-    values = [value]
-    torch.distributed.broadcast_object_list(values)
-    return values[0]
 
 
 @contextmanager
@@ -330,10 +323,6 @@ def _refusals_as_input_errors() -> Iterator[None]:
         raise
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise InputError(f"the library refuses the recipe: {' '.join(str(error).split())}") from error
-
-
-def _say_nothing(line: str) -> None:
-    pass
 
 
 def process_count() -> int:

@@ -28,6 +28,7 @@ from configuration.recipe import MODEL_FIELDS, Recipe, RecipeError, differences,
 from modeling_gpt_scratch.durable import NEW, clear_leftovers, write_durably
 
 from .errors import InputError
+from .shards import data_record
 
 # Group -> the recipe's fields in it. All other fields but the model's are in the group `other`.
 GROUPS = {
@@ -65,7 +66,8 @@ def fingerprint(recipe: Recipe, data: dict[str, Any], processes: int, micro_batc
         micro_batch: windows that each takes at a time.
     """
     values = recipe.as_dict()
-    groups = {group: {name: values[name] for name in names} for group, names in GROUPS.items()}
+    # Not what the corpus is called: its hash says what it is, and prepared data may stand in for it.
+    groups = {group: {name: values[name] for name in names if name != "corpus"} for group, names in GROUPS.items()}
     groups["data"]["data_sha256"], groups["tokenizer"]["tokenizer_sha256"] = _hashes(data)
     groups["batch"] |= {"processes": processes, "micro_batch": micro_batch}
     return groups
@@ -121,6 +123,9 @@ class RunFolder:
             changes, self.unknown_settings = differences(recipe, self._recipe_file)
         except RecipeError as error:
             raise InputError(f"{self._recipe_file} cannot be read back: {error}") from None
+        prepared, begun_on = data_record(Path(recipe.run.corpus)), self.record()["data"]
+        if prepared is not None and _hashes(prepared) == _hashes(begun_on):
+            changes.pop("corpus", None)
         group_of = {name: group for group, names in GROUPS.items() for name in names}
         group_of |= dict.fromkeys(MODEL_FIELDS, "model")
         changes = {
@@ -158,6 +163,11 @@ class RunFolder:
         record = self.record()
         return record.get("result") if record and self.model.exists() else None
 
+    def begun_on(self) -> dict[str, Any] | None:
+        """The data that the run goes on with, or `None` where it has not begun or may change them."""
+        record = self.record()
+        return None if record is None or {"data", "tokenizer"} & set(self.allowed) else record["data"]
+
     def planned(self) -> dict[str, Any]:
         """What the run has decided for itself when it began; empty before."""
         return (self.record() or {}).get("planned", {})
@@ -168,7 +178,7 @@ class RunFolder:
         A finished run that is to go on keeps its result among `earlier_results`, and is unfinished until the next one.
 
         Args:
-            data: the manifest's `corpus`, and `tokenizer_sha256`.
+            data: as `shards.data_record` describes it.
             planned: the run's sizes, for whoever watches it, and what it has decided for itself and keeps to.
             step: where it sets in.
 

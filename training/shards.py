@@ -3,6 +3,7 @@ Token shards: a corpus as memory-mapped vectors of token ids, with a manifest th
 
     data/<corpus>-<hash>/
       manifest.json                 totals, tokenizer, split, overlap of the parts, size and sha256 of each shard
+      made_from.json                which recipes led here (`made_from`)
       tokenizer/                    the tokenizer that made the ids
       train-00000.safetensors ...   one vector `tokens` each, likewise validation-* and test-*
 
@@ -80,25 +81,43 @@ class TokenShards:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        try:
-            self.manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise InputError(f"{folder} holds no readable {MANIFEST}: delete the folder to prepare it again") from None
-        if not isinstance(self.manifest, dict) or self.manifest.get("format") != FORMAT:
+        self.manifest = read_manifest(folder)
+        if self.manifest is None:
+            raise InputError(f"{folder} holds no readable {MANIFEST}: delete the folder to prepare it again")
+        if self.manifest["format"] != FORMAT:
             raise InputError(f"{folder / MANIFEST} is not of format {FORMAT}: delete {folder} to prepare it again")
-        for part in SPLITS:
-            for shard in self.manifest["parts"][part]["shards"]:
-                file = folder / shard["file"]
-                size = file.stat().st_size if file.exists() else 0
-                if size != shard["bytes"]:
-                    raise InputError(
-                        f"{file} has {size} bytes, not {shard['bytes']} as written: delete {folder} to prepare it again"
-                    )
+        self._check_sizes()
         self.tokenizer = load_tokenizer(str(folder / "tokenizer"))
         if tokenizer_sha256(self.tokenizer) != self.manifest["tokenizer"]["sha256"]:
             raise InputError(
                 f"the tokenizer in {folder} is not the one that made its tokens: delete it to prepare it again"
             )
+
+    def check_here(self) -> None:
+        """For a process that has not opened the data itself but got this object from one that has.
+
+        Raises:
+            InputError: the machine of this process does not have the same data.
+        """
+        manifest = read_manifest(self.folder)
+        if manifest != self.manifest:
+            problem = "does not have" if manifest is None else "has another"
+            raise InputError(
+                f"a machine of this run {problem} {self.folder}, which the first process has found or prepared: put "
+                "data_dir on a file system that all machines share, or copy the folder to each"
+            )
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        for part in SPLITS:
+            for shard in self.manifest["parts"][part]["shards"]:
+                file = self.folder / shard["file"]
+                size = file.stat().st_size if file.exists() else 0
+                if size != shard["bytes"]:
+                    raise InputError(
+                        f"{file} has {size} bytes, not {shard['bytes']} as written: delete {self.folder} to prepare it "
+                        "again"
+                    )
 
     def tokens(self, part: str) -> TokenVector:
         shards = self.manifest["parts"][part]["shards"]
@@ -128,3 +147,20 @@ class TokenShards:
                     changed.append(f"{self.folder / name} has sha256 {found}, not {shard['sha256']} as written")
         if changed:
             raise InputError("\n".join([*changed, f"delete {self.folder} to prepare it again"]))
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What the manifest of prepared data says, or `None` where there is none."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and "format" in manifest else None
+
+
+def data_record(folder: Path) -> dict[str, Any] | None:
+    """What the record of a run says of its data, or `None` where a folder is no prepared data."""
+    manifest = read_manifest(folder)
+    if manifest is None or not {"corpus", "tokenizer", "parts"} <= manifest.keys():
+        return None
+    return {"folder": folder.name, "corpus": manifest["corpus"], "tokenizer_sha256": manifest["tokenizer"]["sha256"]}

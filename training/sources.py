@@ -1,6 +1,7 @@
 """Where documents come from: the standard library's source, files and folders, or a dataset on the Hub."""
 
 import gzip
+import hashlib
 import io
 import json
 import platform
@@ -14,7 +15,7 @@ from pathlib import Path
 from configuration.recipe import RunConfig
 
 from .corpus import PIECE_CHARACTERS, Corpus, Document, cut_long
-from .errors import InputError
+from .errors import InputError, UnavailableError
 from .hub_source import HUB_PREFIX, open_hub_dataset
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
@@ -41,6 +42,15 @@ class FileCorpus(Corpus):
     files: tuple[Path, ...]
     text_field: str = "text"
     skip_undecodable: bool = False
+
+    def signature(self) -> str:
+        sha256 = hashlib.sha256()
+        for file in self.files:
+            status = file.stat()
+            # Programs that copy or unpack set the time of modification back; nobody sets back that of the change.
+            entry = [str(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+            sha256.update(json.dumps(entry).encode())
+        return sha256.hexdigest()
 
     def documents(self, skip: int = 0, state: None = None) -> Iterator[Document]:
         return islice(self._documents(), skip, None)
@@ -95,7 +105,8 @@ def open_corpus(run: RunConfig) -> Corpus:
     """The corpus that a recipe names: `stdlib`, `hf:` and a dataset on the Hub, or a file or folder of known kinds.
 
     Raises:
-        InputError: nothing there, or nothing of a known kind.
+        UnavailableError: nothing is there, or the Hub cannot be reached.
+        InputError: nothing of a known kind.
     """
     if run.corpus.startswith(HUB_PREFIX):
         return open_hub_dataset(run)
@@ -105,13 +116,14 @@ def open_corpus(run: RunConfig) -> Corpus:
             file for file in sorted(root.rglob("*.py")) if not STDLIB_LEFT_OUT & set(file.relative_to(root).parts)
         )
         if not files:
-            raise InputError("corpus is stdlib, but this Python has no source of its standard library: name a folder")
+            problem = "corpus is stdlib, but this Python has no source of its standard library: name a folder"
+            raise UnavailableError(problem)
         description = {"corpus": "stdlib", "python": platform.python_version()}
         return FileCorpus("stdlib", description, files, skip_undecodable=True)
 
     path = Path(run.corpus)
     if not path.exists():
-        raise InputError(f"corpus {path} does not exist")
+        raise UnavailableError(f"corpus {path} does not exist")
     if path.is_file():
         if not _is_known(path):
             raise InputError(f"corpus {path} is a {path.suffix or 'nameless'} file; known are {', '.join(SUFFIXES)}")
@@ -119,7 +131,7 @@ def open_corpus(run: RunConfig) -> Corpus:
     else:
         files = tuple(sorted(file for file in path.rglob("*") if _is_known(file) and _is_visible(file, path)))
         if not files:
-            raise InputError(f"corpus {path} holds no file of the known kinds: {', '.join(SUFFIXES)}")
+            raise UnavailableError(f"corpus {path} holds no file of the known kinds: {', '.join(SUFFIXES)}")
     name = path.resolve().stem.removesuffix(".jsonl")
     return FileCorpus(name, {"corpus": name, "files": len(files)}, files, run.text_field)
 

@@ -2,13 +2,14 @@
 Token files made elsewhere, in the form in which the blog publishes its own: `train.safetensors` and
 `validation.safetensors`, one vector `tokens` each, without a manifest.
 
-They are read where they lie: the prepared folder links to them and adds what a run needs to know. Validation and test
-are two stretches of the validation file.
+The prepared folder has them too, by hard links where the file system allows that, and adds what a run needs to know.
+Validation and test are two stretches of the validation file.
 """
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,6 @@ def prepare_token_files(
     files: tuple[Path, Path],
     data_dir: Path,
     tokenizer: PreTrainedTokenizerFast | None,
-    vocab_size: int,
     say: Callable[[str], None],
 ) -> Path:
     """A prepared folder around the two files. They are read once in full, when it is made.
@@ -72,7 +72,7 @@ def prepare_token_files(
     if tokenizer is None:
         raise InputError(f"tokenizer is train, but {name} holds token files: name the tokenizer that made them")
     lengths = [_tokens_of(file) for file in files]
-    contents = [FORMAT, [_sample(file) for file in files], tokenizer_sha256(tokenizer), tokenizer.eos_token_id]
+    contents = [FORMAT, sample_files(files), tokenizer_sha256(tokenizer), tokenizer.eos_token_id]
     folder = data_dir / f"{name}-{hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:12]}"
     if folder.exists():
         return folder
@@ -91,7 +91,7 @@ def prepare_token_files(
         with tqdm(total=sum(file.stat().st_size for file in files), desc="hashing", unit="B", delay=5) as progress:
             for file in files:
                 hashes[file] = sha256_of(file, progress.update)
-                (work.data / file.name).symlink_to(file.resolve())
+                _link_or_copy(file.resolve(), work.data / file.name)
         parts = {
             part: {
                 "tokens": tokens,
@@ -123,6 +123,14 @@ def prepare_token_files(
         write_durably(work.data / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         work.complete(folder)
     return folder
+
+
+def _link_or_copy(file: Path, place: Path) -> None:
+    """A folder that is moved, copied or mounted from a bucket must stay whole, so no symbolic link."""
+    try:
+        os.link(file, place)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(file, place)
 
 
 def token_byte_lengths(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
@@ -179,8 +187,12 @@ def _tokens_of(file: Path) -> int:
     return shape[0]
 
 
-def _sample(file: Path) -> list[Any]:
+def sample_files(files: tuple[Path, Path]) -> list[Any]:
     """Tells files apart without reading all of them; the manifest has the hash of the whole."""
+    return [_sample(file) for file in files]
+
+
+def _sample(file: Path) -> list[Any]:
     size = file.stat().st_size
     sha256 = hashlib.sha256()
     with file.open("rb") as stream:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from .errors import InputError
+from .errors import InputError, UnavailableError
 
 END_OF_TEXT = "<|endoftext|>"
 # A token of its own: with padding = end of text the library's collator would hide every end from the loss, and a
@@ -57,7 +57,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """An existing tokenizer by folder or Hub name, kept as it is.
 
     Raises:
-        InputError: nothing loads under that name, or it has no end-of-text token or no fast implementation.
+        UnavailableError: nothing loads under that name.
+        InputError: it has no end-of-text token or no fast implementation.
     """
     check_name(name)
     try:
@@ -65,7 +66,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         # needs no other code.
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"tokenizer {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+        raise UnavailableError(f"tokenizer {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     if not tokenizer.is_fast:
         raise InputError(f"tokenizer {name} has no fast (tokenizers library) implementation")
     if tokenizer.eos_token_id is None:
@@ -77,12 +78,12 @@ def check_name(name: str) -> None:
     """Tells a path that does not exist from a Hub name, before the library looks for it on the Hub.
 
     Raises:
-        InputError: `name` can only be a path, and nothing is there.
+        UnavailableError: `name` can only be a path, and nothing is there.
     """
     path = Path(name)
     looks_like_path = path.is_absolute() or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.exists())
     if not path.exists() and looks_like_path:
-        raise InputError(f"{name} does not exist")
+        raise UnavailableError(f"{name} does not exist")
 
 
 def encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:

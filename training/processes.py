@@ -1,0 +1,54 @@
+"""What the processes of a run settle among each other before it begins, so that none waits for one that has failed."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from .errors import InputError
+
+Result = TypeVar("Result")
+
+
+def on_first_process(work: Callable[[], Result]) -> Result:
+    """Does `work` on the first process alone. All get what it returns, which must be picklable; the others wait.
+
+    Raises:
+        InputError: on every process, where `work` raises it.
+    """
+    if not torch.distributed.is_initialized():
+        return work()
+    outcome: list[Any] = [None, None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            outcome[0] = work()
+        except BaseException as error:
+            outcome[1] = str(error) if isinstance(error, InputError) else "the first process has failed"
+            raise
+        finally:
+            torch.distributed.broadcast_object_list(outcome)
+    else:
+        torch.distributed.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise InputError(outcome[1])
+    return outcome[0]
+
+
+def on_every_process(check: Callable[[], None]) -> None:
+    """Does `check` on every process.
+
+    Raises:
+        InputError: on every process, where `check` raises it on any; with the first one's message.
+    """
+    problem = None
+    try:
+        check()
+    except InputError as error:
+        problem = str(error)
+    problems = [problem]
+    if torch.distributed.is_initialized():
+        problems *= torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(problems, problem)
+    problem = next(filter(None, problems), None)
+    if problem is not None:
+        raise InputError(problem)
