@@ -243,9 +243,14 @@ def test_a_run_goes_on_to_the_same_end_with_its_prepared_data_alone(argv, run_co
     assert same(weights, run)
 
     (tmp_path / "other.txt").write_text("".join(TALES))
-    other = prepare(run_config(corpus=str(tmp_path / "other.txt"))).folder
-    assert main(argv(other)) == 2
-    assert "belongs to a run with another data (corpus was" in capsys.readouterr().err
+    other_text = prepare(run_config(corpus=str(tmp_path / "other.txt"))).folder
+    other_split = Path(shutil.copytree(prepared, tmp_path / "split"))
+    manifest = json.loads((other_split / "manifest.json").read_text())
+    manifest["split"]["boundaries"] = [0.5, 0.75]
+    (other_split / "manifest.json").write_text(json.dumps(manifest))
+    for other in (other_text, other_split):
+        assert main(argv(other)) == 2
+        assert "belongs to a run with another data (corpus was" in capsys.readouterr().err
 
 
 class FakeHub:

@@ -123,9 +123,9 @@ class RunFolder:
             changes, self.unknown_settings = differences(recipe, self._recipe_file)
         except RecipeError as error:
             raise InputError(f"{self._recipe_file} cannot be read back: {error}") from None
-        prepared, begun_on = data_record(Path(recipe.run.corpus)), self.record()["data"]
-        if prepared is not None and _hashes(prepared) == _hashes(begun_on):
-            changes.pop("corpus", None)
+        prepared = data_record(Path(recipe.run.corpus))
+        if prepared is not None and prepared | {"folder": ""} == self.record()["data"] | {"folder": ""}:
+            changes.pop("corpus", None)  # it is that same data, wherever it lies now
         group_of = {name: group for group, names in GROUPS.items() for name in names}
         group_of |= dict.fromkeys(MODEL_FIELDS, "model")
         changes = {

@@ -161,6 +161,11 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def data_record(folder: Path) -> dict[str, Any] | None:
     """What the record of a run says of its data, or `None` where a folder is no prepared data."""
     manifest = read_manifest(folder)
-    if manifest is None or not {"corpus", "tokenizer", "parts"} <= manifest.keys():
+    if manifest is None or not {"corpus", "split", "tokenizer", "parts"} <= manifest.keys():
         return None
-    return {"folder": folder.name, "corpus": manifest["corpus"], "tokenizer_sha256": manifest["tokenizer"]["sha256"]}
+    return {
+        "folder": folder.name,
+        "corpus": manifest["corpus"],
+        "split": manifest["split"],
+        "tokenizer_sha256": manifest["tokenizer"]["sha256"],
+    }
