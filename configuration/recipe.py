@@ -90,13 +90,13 @@ REFUSED = {
 RUN_HELP = {
     "model": "a size named in configuration/models, without .json",
     "corpus": "`stdlib` (the running Python's standard library), a file or folder of text (.txt, .md, .py, .jsonl, "
-    ".jsonl.gz, .parquet), `hf:owner/name` (a dataset on the Hub, streamed), or a folder of token files "
-    "(train.safetensors and validation.safetensors)",
+    ".jsonl.gz, .parquet), `hf:owner/name` (a dataset on the Hub, streamed), a folder of token files "
+    "(train.safetensors and validation.safetensors), or a folder of prepared data (data_dir/<corpus>-<hash>)",
     "tokens_per_step": "tokens of one optimizer step, over all processes and accumulation steps",
     "text_field": "the field of a .jsonl line, or the column of a table, that holds the text",
     "dataset_config": "configuration of a dataset on the Hub, such as FineWeb's sample-10BT; null: its default",
     "dataset_split": "split of a dataset on the Hub; all its rows are parted anew",
-    "dataset_revision": "commit, branch or tag of a dataset on the Hub; null: main as it is now",
+    "dataset_revision": "commit, branch or tag of a dataset on the Hub; null: main. A run keeps to its first commit",
     "deduplicate": "keep only the first of documents with the same text",
     "tokenize_processes": "processes that encode text; null: one for each core. The shards do not depend on it",
     "tokenizer": "`train` (byte-level BPE of vocab_size tokens, on the training part), or a folder or Hub name",

@@ -104,6 +104,8 @@ def test_without_the_text_what_was_made_of_it_is_used_and_said(run_config, texts
         with pytest.raises(InputError, match="does not exist"):
             prepare(run_config(**other))
     assert not (texts.parent / "elsewhere").exists()
+    moved = first.folder.parent.rename(texts.parent / "elsewhere")
+    assert prepare(run_config(data_dir=str(moved))).folder == moved / first.folder.name
 
 
 def test_without_the_tokenizer_the_one_beside_the_tokens_is_used_if_the_text_is_the_same(run_config, texts, tmp_path):
