@@ -16,7 +16,7 @@ def on_first_process(work: Callable[[], Result]) -> Result:
     Raises:
         InputError: on every process, where `work` raises it.
     """
-    if not torch.distributed.is_initialized():
+    if not _are_joined():
         return work()
     outcome: list[Any] = [None, None]
     if torch.distributed.get_rank() == 0:
@@ -46,9 +46,13 @@ def on_every_process(check: Callable[[], None]) -> None:
     except InputError as error:
         problem = str(error)
     problems = [problem]
-    if torch.distributed.is_initialized():
+    if _are_joined():
         problems *= torch.distributed.get_world_size()
         torch.distributed.all_gather_object(problems, problem)
     problem = next(filter(None, problems), None)
     if problem is not None:
         raise InputError(problem)
+
+
+def _are_joined() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
