@@ -220,6 +220,7 @@ def test_only_files_that_a_conversion_reads_are_asked_for(tmp_path, monkeypatch)
 
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert convert("somebody/small-gpt2", tmp_path / "output", revision="v1") < TOLERANCE
+    assert "generation_config.json" in asked
     assert asked.index("model.safetensors") < asked.index("pytorch_model.bin")
     assert not any(pattern.startswith("*") or pattern.endswith(".py") for pattern in asked)
 

@@ -19,11 +19,12 @@ from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .book import book_logits, convert_book_checkpoint, unwrap_blog_checkpoint
 from .checks import LOGITS_TOLERANCE, ConversionError, compare_logits, model_logits
 from .files import find_checkpoint, load_checkpoint, read_json, state_dict_of
-from .gpt2 import convert_gpt2_checkpoint, gpt2_reference, to_gpt2
+from .generation import read_generation_config
+from .gpt2 import convert_gpt2_checkpoint, fits_gpt2, gpt2_reference, to_gpt2
 from .gpt_scratch import load_gpt_scratch_checkpoint
 from .hub import find_source
 from .nanogpt import ACTIVATIONS, convert_nanogpt_checkpoint, nanogpt_logits
-from .recognition import FORMATS, is_nanogpt, recognise
+from .recognition import FORMATS, MODEL_TYPES, is_nanogpt, recognise
 from .tokenizer import adopt_special_tokens, holds_tokenizer, load_tokenizer
 
 TARGETS = ("gpt-scratch", "gpt2")
@@ -75,6 +76,9 @@ def convert(
         source_format = recognise(source, checkpoint, content, source_format)
         _check_options(source_format, config=config, activation=activation)
         model, reference = _read(source_format, checkpoint, content, config, activation or ACTIVATIONS[0])
+        if source_format in MODEL_TYPES.values():  # those that keep their settings in files of the library's names
+            settings = read_generation_config(checkpoint.parent, model.config)
+            model.generation_config = settings or model.generation_config
 
         saved_tokenizer = None
         if tokenizer is not None or (source.is_dir() and holds_tokenizer(source)):
@@ -142,7 +146,10 @@ def _read(
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
     """Writes a complete folder or none."""
     with atomic_folder(output) as folder:
-        model.save_pretrained(folder)
+        try:
+            model.save_pretrained(folder)
+        except ValueError as error:  # the library reads more of generation_config.json than it writes
+            raise ConversionError(f"The result cannot be saved: {error}") from error
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
 
@@ -159,6 +166,7 @@ __all__ = [
     "convert_book_checkpoint",
     "convert_gpt2_checkpoint",
     "convert_nanogpt_checkpoint",
+    "fits_gpt2",
     "load_gpt_scratch_checkpoint",
     "nanogpt_logits",
     "to_gpt2",

@@ -5,13 +5,17 @@ Its projections keep their matrices as `(in_features, out_features)`, and query,
 are measured against the library's own `GPT2LMHeadModel`.
 """
 
+import copy
+
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.activations import ACT2FN
 
+from ..configuration_gpt_scratch import GPTScratchConfig
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .checks import ConversionError
+from .generation import limit_length, tokens_within
 from .weights import JOINED, build_config, build_model, names_of_blocks, with_head
 
 _ATTENTION = "model.layers.N.self_attn"
@@ -70,9 +74,9 @@ def convert_gpt2_checkpoint(state_dict: dict[str, torch.Tensor], gpt2_config: di
         initializer_range=source.initializer_range,
         tie_word_embeddings=source.tie_word_embeddings,
         use_cache=source.use_cache,
-        bos_token_id=_within(source.vocab_size, source.bos_token_id),
-        eos_token_id=_within(source.vocab_size, source.eos_token_id),
-        pad_token_id=_within(source.vocab_size, source.pad_token_id),
+        bos_token_id=tokens_within(source.vocab_size, source.bos_token_id),
+        eos_token_id=tokens_within(source.vocab_size, source.eos_token_id),
+        pad_token_id=tokens_within(source.vocab_size, source.pad_token_id),
     )
     prefix = _prefix(state_dict)
     names = {
@@ -98,16 +102,21 @@ def gpt2_reference(state_dict: dict[str, torch.Tensor], gpt2_config: dict) -> GP
     return _assemble(config, with_head(weights, f"{PREFIX}wte.weight", config.tie_word_embeddings))
 
 
+def fits_gpt2(config: GPTScratchConfig) -> bool:
+    """Whether `to_gpt2` takes a model of this configuration: its MLP is four times as wide as the model."""
+    return config.intermediate_size == 4 * config.hidden_size
+
+
 def to_gpt2(model: GPTScratchForCausalLM) -> GPT2LMHeadModel:
     """The same model as the library's GPT-2, in its own dtype and in evaluation mode; weights are copies.
 
-    Biases that our model lacks are zero there.
+    Biases that our model lacks are zero there. How it writes (`generation_config`) stays as it is.
 
     Raises:
         `ConversionError`: the MLP is not four times as wide as the model, which programs that read GPT-2 assume.
     """
     config = model.config
-    if config.intermediate_size != 4 * config.hidden_size:
+    if not fits_gpt2(config):
         raise ConversionError(
             f"intermediate_size is {config.intermediate_size} with hidden_size {config.hidden_size}, but GPT-2's is "
             f"4 x hidden_size ({4 * config.hidden_size}), which llama.cpp and other readers of its format assume: "
@@ -144,7 +153,8 @@ def to_gpt2(model: GPTScratchForCausalLM) -> GPT2LMHeadModel:
         joined = torch.cat(tensors)
         weights[name] = (joined.mT if name.endswith(TRANSPOSED) else joined).contiguous()
     result = _assemble(target, weights)
-    result.generation_config.max_length = config.max_position_embeddings
+    result.generation_config = copy.deepcopy(model.generation_config)
+    limit_length(result.generation_config, config.max_position_embeddings)
     return result
 
 
@@ -182,10 +192,3 @@ def _read_config(gpt2_config: dict) -> GPT2Config:
 def _prefix(state_dict: dict[str, torch.Tensor]) -> str:
     # OpenAI's own repository has the decoder's names, without the prefix that a language model puts before them.
     return PREFIX if any(name.startswith(PREFIX) for name in state_dict) else ""
-
-
-def _within(vocab_size: int, token_ids: int | list[int] | None) -> int | list[int] | None:
-    """The special tokens that exist: GPT-2's class says 50256 for every model, however small its vocabulary."""
-    if isinstance(token_ids, list):
-        return [token_id for token_id in token_ids if token_id < vocab_size] or None
-    return token_ids if token_ids is not None and token_ids < vocab_size else None

@@ -10,7 +10,7 @@ from .files import LIBRARY_NAMES, SUFFIXES
 from .tokenizer import TOKENIZER_FILES
 
 # Other people's Python files stay where they are.
-FILES = ["config.json", *TOKENIZER_FILES]
+FILES = ["config.json", "generation_config.json", *TOKENIZER_FILES]
 SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
 PICKLES = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
 

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer, GPT2Config, PreTrainedTokenizerBase
 from ..configuration_gpt_scratch import GPTScratchConfig
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .checks import ConversionError
+from .generation import SPECIAL_TOKENS
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -52,7 +53,7 @@ def load_tokenizer(name: str | Path, config: GPTScratchConfig) -> PreTrainedToke
 
 def adopt_special_tokens(model: GPTScratchForCausalLM, tokenizer: PreTrainedTokenizerBase, *, replace: bool) -> None:
     """Gives the model's configurations the tokenizer's ids; without `replace`, only those that they lack."""
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if replace or getattr(model.config, name) is None:
-            setattr(model.config, name, getattr(tokenizer, name))
-        setattr(model.generation_config, name, getattr(model.config, name))
+    for name in SPECIAL_TOKENS:
+        for config in (model.config, model.generation_config):
+            if replace or getattr(config, name) is None:
+                setattr(config, name, getattr(tokenizer, name))

@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..configuration_gpt_scratch import GPTScratchConfig
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .checks import ConversionError, check_tensors
+from .generation import limit_length
 
 # Between the names of ours that one tensor of the source holds.
 JOINED = " + "
@@ -100,7 +101,7 @@ def build_model(
     }
     model.load_state_dict(weights, assign=True)
     model.tie_weights()  # assigning has put two parameters where one was shared
-    model.generation_config.max_length = config.max_position_embeddings
+    limit_length(model.generation_config, config.max_position_embeddings)
     return model.eval()
 
 

@@ -1,0 +1,66 @@
+"""How a source is said to write (generation_config.json) goes along with its conversion."""
+
+import json
+
+import pytest
+from conversions import book_model, gpt2_model, refusal, write_blog, write_gpt2, write_tokenizer
+from transformers import GenerationConfig
+
+from modeling_gpt_scratch.conversion import convert
+
+SETTINGS = {"do_sample": True, "temperature": 0.7, "eos_token_id": [2, 7, 50256], "bos_token_id": 50256}
+
+
+@pytest.fixture
+def source(tmp_path, tiny_model):
+    """Writes a folder of a format with these settings."""
+
+    def build(settings, source_format="gpt2"):
+        folder = tmp_path / "source"
+        if source_format == "blog":
+            book, config = book_model()
+            write_blog(folder, book.state_dict(), config)
+        elif source_format == "gpt2":
+            _, weights, config = gpt2_model()
+            write_gpt2(folder, weights, config | {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0})
+        else:
+            special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+            tiny_model(vocab_size=61, max_position_embeddings=16, **special).save_pretrained(folder)
+        (folder / "generation_config.json").write_text(settings if isinstance(settings, str) else json.dumps(settings))
+        return folder
+
+    return build
+
+
+@pytest.mark.parametrize("target", ["gpt-scratch", "gpt2"])
+@pytest.mark.parametrize("source_format", ["blog", "gpt2", "gpt-scratch"])
+def test_what_the_user_has_set_stays_and_what_the_model_cannot_do_is_mended(tmp_path, source, source_format, target):
+    convert(source(SETTINGS | {"max_length": 99}, source_format), tmp_path / "output", target_format=target)
+    written = GenerationConfig.from_pretrained(tmp_path / "output")
+    assert (written.do_sample, written.temperature, written.eos_token_id) == (True, 0.7, [2, 7])
+    assert written.max_length == 16
+    if source_format != "blog":  # whose configuration has no special tokens
+        assert (written.bos_token_id, written.pad_token_id) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"), [({}, (16, None)), ({"max_length": 9}, (9, None)), ({"max_new_tokens": 5}, (None, 5))]
+)
+def test_own_lengths_stay(tmp_path, source, lengths, expected):
+    convert(source(SETTINGS | lengths), tmp_path / "output")
+    written = GenerationConfig.from_pretrained(tmp_path / "output")
+    assert (written.max_length, written.max_new_tokens) == expected
+
+
+def test_own_special_tokens_stay_unless_another_tokenizer_is_named(tmp_path, source):
+    folder = write_tokenizer(source(SETTINGS), num_words=20)
+    convert(folder, tmp_path / "first")
+    assert GenerationConfig.from_pretrained(tmp_path / "first").eos_token_id == [2, 7]
+    convert(folder, tmp_path / "second", tokenizer=str(folder))
+    assert GenerationConfig.from_pretrained(tmp_path / "second").eos_token_id == 2
+
+
+def test_settings_that_cannot_be_read_or_written_are_refused(tmp_path, capsys, source):
+    assert "generation_config.json cannot be read" in refusal(capsys, tmp_path, source("["))
+    message = refusal(capsys, tmp_path, source({"temperature": 0.7, "max_length": 99}))
+    assert "The result cannot be saved: GenerationConfig is invalid: - `temperature`" in message
