@@ -2,27 +2,35 @@
 `python hub_upload.py MODEL OWNER/NAME`: publishes a model folder on the Hub as a model which provably loads, or changes
 nothing and says why.
 
-A release is prepared (what it holds is listed in publishing/source.py), opened in a fresh process as a stranger would,
+A release is prepared (publishing/contents.py lists what it holds), opened in a fresh process as a stranger would,
 sent in one commit, and opened again from there.
 """
 
 import argparse
 import re
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from huggingface_hub import get_token, snapshot_download
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.utils import validate_repo_id
 
-from publishing.card import COMMIT
+from publishing.environments import read_versions
 from publishing.hub import Commit, PublishError, Repository
-from publishing.release import Release, check_release, open_as_stranger, prepare_release, problems_found
+from publishing.release import (
+    FIRST_TAG,
+    Release,
+    check_release,
+    describe,
+    open_as_stranger,
+    prepare_release,
+    problems_found,
+    staging_folder,
+)
 from training.errors import InputError
 from training.hashes import sha256_of
 
-REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 REFERENCE = re.compile(r"(?!.*(\.\.|//|\.lock$))\w([\w./+-]*[\w+-])?")
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 VERIFICATION_ATTEMPTS = 3
@@ -61,10 +69,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", metavar="BRANCH", default="main", help="the branch (default: %(default)s)")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead")
-    parser.add_argument("--tag", help="name the commit, once it is verified; the card's snippets pin this name")
+    parser.add_argument(
+        "--tag",
+        help="name the commit, once it is verified; the card's snippets pin this name (default: the first of v1, v2, "
+        "... that is free on the Hub, or the last one there where it names this very release; v1 in a dry run; none "
+        "for a pull request)",
+    )
     parser.add_argument(
         "--native", action="store_true", help="publish as the library's own GPT2LMHeadModel, without remote code"
     )
+    parser.add_argument(
+        "--check-with",
+        metavar="VERSIONS",
+        default="",
+        help="also open the release with these versions of Transformers before it is sent, such as 5.15.0,newest; each "
+        "is installed into an environment that is thrown away, which takes minutes; the card lists them",
+    )
+    parser.add_argument("--base-model", metavar="OWNER/NAME", help="the model that this one was tuned from")
     parser.add_argument(
         "--license",
         help="of the weights, as the Hub writes it (default: apache-2.0 for what was trained here, else unknown)",
@@ -92,6 +113,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.repo_id is None and options.dry_run:
         options.repo_id = "owner/model"
     _check_options(options)
+    versions = read_versions(options.check_with) if options.check_with else ()
     repository = None
     if not options.dry_run:
         repository = Repository(
@@ -99,34 +121,58 @@ def _run(options: argparse.Namespace) -> int:
         )
         repository.require_access()
     print(f"preparing {options.model}, and opening it in a process without this project", flush=True)
-    with tempfile.TemporaryDirectory(prefix="release-") as folder:
+    with staging_folder(options.model) as folder:
         release = prepare_release(
             options.model,
-            Path(folder),
+            folder,
             options.repo_id,
             native=options.native,
-            revision=options.tag or COMMIT,
+            revision=None if options.create_pr else options.tag or FIRST_TAG,
+            base_model=options.base_model,
             license=options.license,
             languages=tuple(options.language),
             evaluations=tuple(options.evaluation),
         )
-        found = check_release(release, repository.token if repository else get_token())
-        print(f"it opens: {release.facts.parameters:,} parameters; it answers {found['answer']!r}")
-        print("would be published:" if options.dry_run else f"publishing to {options.repo_id}:")
+        opened = check_release(release, repository.token if repository else get_token(), versions)
+        release = describe(release, opened_with=tuple(found["versions"] for found in opened))
+        if repository is not None and not (options.tag or options.create_pr):
+            release = _number(release, repository)
+        with_versions = ", ".join(found["versions"]["transformers"] for found in opened)
+        print(
+            f"it opens with Transformers {with_versions}: {release.facts.parameters:,} parameters; it answers "
+            f"{opened[0]['answer']!r}"
+        )
+        name = f" as {release.facts.revision}" if release.facts.revision else ""
+        print(f"would be published{name}:" if options.dry_run else f"publishing to {options.repo_id}{name}:")
         for path, file in release.files.items():
             print(f"  {file.stat().st_size:>13,} bytes  {path}")
         if release.left_at_home:
             print(f"stays here: {', '.join(release.left_at_home)}")
         if repository is not None:
-            publish(release, repository, options.tag)
+            publish(release, repository)
     return 0
+
+
+def _number(release: Release, repository: Repository) -> Release:
+    """The release under the newest of the tags v1, v2, ... where that names the very same, else under the next one."""
+    newest = repository.newest_version()
+    if newest and (tagged := repository.tag(f"v{newest}")):
+        release = describe(release, revision=f"v{newest}")
+        if not repository.differing_files(release.files, tagged):
+            return release
+    return describe(release, revision=f"v{newest + 1}")
 
 
 def _check_options(options: argparse.Namespace) -> None:
     if options.repo_id is None:
         raise InputError("OWNER/NAME is missing: where shall the model go? (--dry-run needs none)")
-    if not REPO_ID.fullmatch(options.repo_id):
-        raise InputError(f"{options.repo_id} is no repository's name: write OWNER/NAME")
+    for repo_id in filter(None, (options.repo_id, options.base_model)):
+        if repo_id.count("/") != 1:
+            raise InputError(f"{repo_id} is no repository's name: write OWNER/NAME")
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            raise InputError(f"{repo_id} is no repository's name: {error}") from None
     for option, name in (("--tag", options.tag), ("--revision", options.revision)):
         if name is not None and not REFERENCE.fullmatch(name):
             raise InputError(f"{option} {name} is no name that git allows: use letters, digits, dots and dashes")
@@ -138,24 +184,21 @@ def _check_options(options: argparse.Namespace) -> None:
         raise InputError("--private is for a new repository, and --create-pr needs one that exists: leave one out")
     if options.create_pr and options.revision != "main":
         raise InputError(f"--create-pr goes to main, not to {options.revision}: leave one of the two out")
-    if options.tag == COMMIT:
-        raise InputError(f"--tag {COMMIT} is what the card's snippets say where there is no tag: choose another name")
 
 
-def publish(release: Release, repository: Repository, tag: str | None = None) -> Commit:
-    """Sends a checked release in one commit, and opens it from the Hub in a fresh process.
-
-    Args:
-        tag: a name for the commit, given when it is verified.
+def publish(release: Release, repository: Repository) -> Commit:
+    """Sends a checked release in one commit, opens it from the Hub in a fresh process, and tags it as its card says.
 
     Raises:
         InputError: the token may not, the tag names something else, or somebody else changed the branch meanwhile.
         PublishError: the Hub has failed, or holds something else than was sent.
     """
-    if release.facts.repo_id != repository.repo_id or release.facts.revision != (tag or COMMIT):
-        raise InputError("the release's card is of another repository or tag: prepare it for this one")
+    if release.facts.repo_id != repository.repo_id:
+        raise InputError("the release's card is of another repository: prepare it for this one")
+    tag = release.facts.revision
     repository.create()
-    if tag and (tagged := repository.tag(tag)) and repository.differing_files(release.files, tagged):
+    tagged = repository.tag(tag) if tag else None
+    if tagged and repository.differing_files(release.files, tagged):
         raise InputError(f"the tag {tag} exists and names another release ({tagged}): choose a new name")
     commit = repository.commit(release.files)
     for path in commit.deleted:
@@ -163,8 +206,9 @@ def publish(release: Release, repository: Repository, tag: str | None = None) ->
     state = "committed" if commit.is_new else "nothing to change: already published"
     print(f"{state}: {commit.id}; now opening it from there")
     _verify(release, repository, commit)
-    if tag:
+    if tag and not tagged:
         repository.set_tag(tag, commit.id)
+    if tag:
         print(f"tag: {tag}")
     remote = "" if release.facts.native else ", trust_remote_code=True"
     print(f"verified: {len(release.files)} files and the logits are those of the model folder")

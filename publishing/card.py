@@ -8,13 +8,12 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
+from modeling_gpt_scratch.conversion import fits_gpt2
 from training.errors import InputError
 
 from .record import RunRecord, describe_corpus
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
-# Stands in the snippets where no tag does: a commit cannot know its own name.
-COMMIT = "COMMIT"
 REQUIRED = ("license", "library_name", "pipeline_tag", "language")
 LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
 UNFINISHED = re.compile(r"\bTODO\b|(?i:more information needed)")
@@ -33,7 +32,9 @@ class CardFacts:
         dtype: of the weights.
         native: whether it is the library's own GPT-2, without code of its own.
         code: name -> sha256 of the code files.
-        revision: what the snippets pin: a tag, or `COMMIT`.
+        revision: the tag that the snippets pin; `None` where nobody knows a name for the commit beforehand.
+        base_model: the repository of the model that it was tuned from, where that is known.
+        opened_with: the versions of `transformers`, `torch` and `python` with each of which the release was opened.
         license, languages: of the card's metadata; no languages mean those of the corpus.
         record: of the run that made it, where that is known.
         results: measurements.
@@ -47,7 +48,9 @@ class CardFacts:
     dtype: str
     native: bool
     code: dict[str, str]
-    revision: str
+    revision: str | None
+    base_model: str | None
+    opened_with: tuple[dict[str, str], ...]
     license: str
     languages: tuple[str, ...]
     record: RunRecord | None
@@ -85,7 +88,7 @@ def write_card(facts: CardFacts, own_card: Path | None) -> str:
             training=training,
             corpus=describe_corpus(facts.record) if facts.record else None,
             charted=bool(facts.record) and any(file.name == "loss.png" for file in facts.record.files),
-            tagged=facts.revision != COMMIT,
+            convertible=facts.pipeline_tag == "text-generation" and not facts.native and fits_gpt2(facts.config),
         )
     )
 
@@ -124,6 +127,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         license=facts.license,
         library_name="transformers",
         pipeline_tag=facts.pipeline_tag,
+        base_model=facts.base_model,
         tags=["gpt-scratch", *(["gpt2"] if facts.native else [])],
         datasets=[facts.record.dataset] if facts.record and facts.record.dataset else None,
         metrics=list(dict.fromkeys(result.metric_type for result in facts.results)) or None,

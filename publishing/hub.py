@@ -25,6 +25,8 @@ from huggingface_hub.utils import sha
 
 from training.errors import InputError
 
+from .contents import is_stale
+
 ATTEMPTS = 5
 FIRST_WAIT_SECONDS = 1.0  # doubles from attempt to attempt
 LONGEST_WAIT_SECONDS = 330.0  # the Hub counts requests in windows of five minutes
@@ -34,13 +36,7 @@ AS_BEFORE = "the branch is as it was, and the same command goes on"
 UNKNOWN = "whether the commit was made is not known: the same command finds out and goes on"
 OWN_MODEL_TYPE = "gpt_scratch"
 TOKEN = re.compile(r"[!-~]+")
-# What an earlier release, or a `Trainer` that pushed by itself, may have left: it would be taken for this model's.
-STALE = re.compile(
-    r"(configuration|modeling|tokenization)_\w+\.py|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
-    r"|(generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|run)\.json|merges\.txt"
-    r"|chat_template\.jinja|recipe\.yaml|metrics\.jsonl|loss\.png|tokenizer\.model|tf_model\.h5|flax_model\.msgpack"
-    r"|pytorch_model\.bin\.index\.json|last-checkpoint/.*|[^/]+\.(bin|ckpt|joblib|pickle|pkl|pt|pth)"
-)
+VERSION = re.compile(r"v([1-9][0-9]*)")
 # What `from_pretrained` runs or loads although it belongs to no release.
 INTRUDERS = re.compile(r".*\.py|adapter_config\.json|adapter_model\..*")
 Result = TypeVar("Result")
@@ -156,6 +152,14 @@ class Repository:
         # An annotated tag's own object is not a commit, so the commit is asked for by name.
         return self.head(name) if any(ref.name == name for ref in refs.tags) else None
 
+    def newest_version(self) -> int:
+        """The largest number of a tag or branch v1, v2, ...; 0 where there is none."""
+        if self._info() is None:
+            return 0
+        refs = self._try("reading the tags", self.api.list_repo_refs, self.repo_id)
+        found = [VERSION.fullmatch(ref.name) for ref in (*refs.tags, *refs.branches)]
+        return max((int(version.group(1)) for version in found if version), default=0)
+
     def set_tag(self, name: str, commit: str) -> None:
         """Names a commit.
 
@@ -243,9 +247,7 @@ class Repository:
         Raises:
             InputError: another model, or something that would be run or loaded together with this one.
         """
-        intruders = [
-            path for path in there if path not in files and INTRUDERS.fullmatch(path) and not STALE.fullmatch(path)
-        ]
+        intruders = [path for path in there if path not in files and INTRUDERS.fullmatch(path) and not is_stale(path)]
         if intruders:
             raise InputError(
                 f"{self.repo_id} also holds {', '.join(intruders)}, which would be run or loaded with the model: "
@@ -399,7 +401,7 @@ def _refuse_without_right(who: dict[str, Any], repo_id: str, create_pr: bool) ->
 def _differences(files: dict[str, Path], there: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Paths to upload and paths to delete, so that a tree becomes the release."""
     changed = [path for path, file in files.items() if path not in there or not _is_same(file, there[path])]
-    return changed, [path for path in there if path not in files and STALE.fullmatch(path)]
+    return changed, [path for path in there if path not in files and is_stale(path)]
 
 
 def _is_same(file: Path, entry: Any) -> bool:

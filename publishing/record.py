@@ -14,9 +14,9 @@ from training.errors import InputError
 from training.hashes import weights_sha256
 from training.hub_source import HUB_PREFIX
 
+from .contents import parts_in
+
 TASK = re.compile(r"\w[\w.-]*")  # lm-eval's names of tasks, which become names of files
-# What a release takes from the run folder.
-RUN_FILES = ("recipe.yaml", "run.json", "metrics.jsonl", "loss.png")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class RunRecord:
     Args:
         recipe: recipe.yaml, every setting resolved.
         run: run.json: versions, hardware, data and the result.
-        files: those of `RUN_FILES` that there are.
+        files: those that a release takes.
     """
 
     recipe: dict[str, Any]
@@ -63,7 +63,7 @@ def read_record(model: Path) -> RunRecord | None:
             f"the weights in {model} are not those that the run beside it wrote, so its record says nothing of them: "
             "move the model folder out of the run folder to publish it without a record"
         )
-    return RunRecord(recipe, run, tuple(folder / name for name in RUN_FILES if (folder / name).is_file()))
+    return RunRecord(recipe, run, tuple(parts_in(folder, "run")))
 
 
 def results_of_run(record: RunRecord) -> list[EvalResult]:

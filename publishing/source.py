@@ -12,27 +12,8 @@ from safetensors import SafetensorError, safe_open
 import modeling_gpt_scratch
 from training.checkpoints import STAGING
 
-CODE_FILES = ("configuration_gpt_scratch.py", "modeling_gpt_scratch.py")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
-# What a release takes from the model folder. Anything else stays at home.
-MODEL_FILES = (
-    "README.md",
-    "config.json",
-    "generation_config.json",
-    *CODE_FILES,
-    "model.safetensors",
-    "model-?????-of-?????.safetensors",
-    "model.safetensors.index.json",
-    *TOKENIZER_FILES,
-)
+from .contents import CODE_FILES, PICKLES, missing_from, parts_in
+
 # The class that a model is -> the Auto class that opens it, and its task on the Hub.
 TASKS = {
     "GPTScratchForCausalLM": ("AutoModelForCausalLM", "text-generation"),
@@ -40,20 +21,10 @@ TASKS = {
     "GPTScratchForTokenClassification": ("AutoModelForTokenClassification", "token-classification"),
 }
 NATIVE_CLASS = "GPT2LMHeadModel"
-# Formats that can run code when they are opened, but for what every `Trainer` leaves beside its models.
-PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
+# What every `Trainer` leaves beside its models.
 HARMLESS_AT_HOME = "training_args.bin"
 CHECKPOINT_FILES = ("optimizer.pt", "optimizer.bin", "scheduler.pt")
 ALLOWED_IMPORTS = {"torch", "transformers", "huggingface_hub"}
-
-
-def model_files(folder: Path) -> list[Path]:
-    """The files of a model folder that a release takes."""
-    return sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()})
-
-
-def weight_files(folder: Path) -> list[Path]:
-    return [file for file in model_files(folder) if file.suffix == ".safetensors"]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -84,15 +55,9 @@ def problems_of_source(folder: Path, native: bool) -> list[str]:
             f"{folder} holds {leftovers[0]}, so it is a checkpoint to go on training from: publish the model folder "
             "that a finished run writes, or save the model elsewhere with save_pretrained"
         ]
-    problems = []
-    if not (folder / "config.json").is_file():
-        problems.append(f"{folder} has no config.json: it is no model folder")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        problems.append(
-            f"{folder} has no tokenizer (tokenizer.json): save the one that the model was trained with beside it"
-        )
-    elif not (folder / "tokenizer_config.json").is_file():
-        problems.append(f"{folder} has no tokenizer_config.json: save the tokenizer with save_pretrained")
+    problems = missing_from(folder, "every model")
+    if (folder / "README.md").is_symlink():
+        problems.append("README.md is a symbolic link, to what may not be meant for others: put the file itself there")
     problems += [
         f"{file.name} can run code when it is opened: convert it to safetensors or take it out"
         for file in sorted(folder.iterdir())
@@ -107,11 +72,8 @@ def problems_of_source(folder: Path, native: bool) -> list[str]:
 
 
 def _problems_of_weights(folder: Path) -> list[str]:
-    files = weight_files(folder)
-    if not files:
-        return [f"{folder} has no weights (model.safetensors)"]
     problems = []
-    for file in files:
+    for file in (file for file in parts_in(folder, "model") if file.suffix == ".safetensors"):
         try:
             with safe_open(file, framework="pt") as tensors:
                 names = tensors.keys()
@@ -164,27 +126,23 @@ def _problems_of_config(folder: Path, native: bool) -> list[str]:
         )
     elif native and architecture != "GPTScratchForCausalLM":
         problems.append(f"--native is for language models, but this is a {architecture}")
-    elif TASKS[architecture][1] == "text-generation" and not (folder / "generation_config.json").is_file():
-        problems.append(f"{folder} has no generation_config.json: save the model with save_pretrained")
+    elif TASKS[architecture][1] == "text-generation":
+        problems += missing_from(folder, "own language model")
     return problems + _problems_of_code(folder, config)
 
 
 def _problems_of_code(folder: Path, config: dict[str, Any]) -> list[str]:
-    problems = []
+    problems = missing_from(folder, "own code")
     if config.get("auto_map") != modeling_gpt_scratch.GPTScratchConfig().auto_map:
         problems.append(
             f"config.json's auto_map is {config.get('auto_map')}, not this project's: open the model with this project "
             "and save it again"
         )
-    for name in CODE_FILES:
-        file = folder / name
-        if not file.is_file():
-            problems.append(f"{folder} has no {name}, which everybody else needs to open the model")
-            continue
+    for file in (folder / name for name in CODE_FILES if (folder / name).is_file()):
         try:
             module = ast.parse(file.read_text(encoding="utf-8"))
         except (SyntaxError, ValueError) as error:
-            problems.append(f"{name} is not Python code: {error}")
+            problems.append(f"{file.name} is not Python code: {error}")
             continue
         problems += _problems_of_imports(file, module) or _problems_of_origin(file)
     return problems

@@ -10,6 +10,7 @@ hash of each file of a repository, or null for a folder).
 
 import hashlib
 import json
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,22 +21,22 @@ PROMPT = "The"
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
-    import torch
-    import transformers
-    from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
-
     found: dict[str, Any] = {}
     place = request["place"]
-    # The code of a folder needs no permission to be found at another revision.
-    pinned = {"revision": request["revision"]} if request["revision"] else {}
-    if request["trust_remote_code"]:
-        pinned["trust_remote_code"] = True
     if request["sha256"] is not None:
         found["altered"] = altered_files(place, request["revision"], request["sha256"])
         if found["altered"]:
             return found
 
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
+
+    # The code of a folder needs no permission to be found at another revision.
+    pinned = {"revision": request["revision"]} if request["revision"] else {}
+    if request["trust_remote_code"]:
+        pinned["trust_remote_code"] = True
     config = AutoConfig.from_pretrained(place, **pinned)
     tokenizer = AutoTokenizer.from_pretrained(place, **pinned)
     AutoModel.from_pretrained(place, **pinned)
@@ -48,6 +49,11 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         logits = model(probe["input_ids"]).logits
     places = (("config.json", config), ("generation_config.json", getattr(model, "generation_config", None)))
     found |= {
+        "versions": {
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "code": type(model).__module__,
         "finite": bool(torch.isfinite(logits).all()),
         "logits_shape": [list(logits.shape), list(probe["logits"].shape)],

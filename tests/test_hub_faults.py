@@ -12,7 +12,6 @@ import pytest
 
 import hub_upload
 from publishing import hub as publishing_hub
-from publishing.card import COMMIT
 from publishing.hub import COMMIT_TITLE, PublishError, Repository
 from training.errors import InputError
 
@@ -32,11 +31,6 @@ ENDPOINTS = {
     "verify": ("POST", r"/api/lfs/.*/verify"),
     "commit": ("POST", r"/commit/"),
     "tag": ("POST", r"/tag/"),
-}
-XET_ENDPOINTS = {
-    "token": ("GET", r"/xet-write-token/"),
-    "xorbs": ("POST", r"/v1/xorbs/"),
-    "shards": ("POST", r"/v1/shards"),
 }
 FAULTS = {
     "429": {"status": 429, "headers": {"Retry-After": "0"}},
@@ -78,8 +72,8 @@ def place(hub):
 
 def publish(repository, files, tag=None):
     """What the command does, but for opening the result, which needs a real model."""
-    facts = SimpleNamespace(repo_id=repository.repo_id, revision=tag or COMMIT, native=False, auto_class="AutoModel")
-    return hub_upload.publish(SimpleNamespace(files=files, facts=facts), repository, tag)
+    facts = SimpleNamespace(repo_id=repository.repo_id, revision=tag, native=False, auto_class="AutoModel")
+    return hub_upload.publish(SimpleNamespace(files=files, facts=facts), repository)
 
 
 def published(hub, files, revision="main", repo_id="alice/model"):
@@ -94,6 +88,15 @@ def commits_of(hub, repo_id="alice/model", revision="main"):
     return [commit for commit in hub.repositories[repo_id].commits(revision) if commit.title == COMMIT_TITLE]
 
 
+@pytest.fixture
+def waits(monkeypatch):
+    """Takes the seconds that were waited for, by us and by the client's own repetitions, without waiting."""
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    return waited
+
+
+@pytest.mark.usefixtures("waits")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_a_passing_fault_anywhere_ends_in_exactly_one_commit(endpoint, fault, hub, place, files):
@@ -138,7 +141,7 @@ def test_a_fault_that_stays_is_an_error_and_leaves_the_branch_alone(endpoint, hu
 @pytest.mark.parametrize(
     ("headers", "seconds"), [({"Retry-After": "1"}, 1), ({"RateLimit": '"api";r=0;t=1'}, 2)], ids=str
 )
-def test_a_request_to_wait_is_obeyed_within_reason(headers, seconds, hub, place, files):
+def test_a_request_to_wait_is_obeyed_within_reason(headers, seconds, hub, place, files, waits):
     hub.fault(*ENDPOINTS["commit"], status=429, headers={"Retry-After": "3600"})
     with pytest.raises(PublishError, match="asks to wait for 3600 seconds"):
         publish(place(), files)
@@ -148,6 +151,7 @@ def test_a_request_to_wait_is_obeyed_within_reason(headers, seconds, hub, place,
     hub.fault(*ENDPOINTS["commit"], status=429, headers=headers)
     publish(repository, files)
     assert [line.endswith(f"once more in {seconds} s") for line in said] == [True]
+    assert waits == [seconds]
 
 
 def test_without_a_token_nothing_is_asked(hub, monkeypatch, tmp_path):
@@ -228,6 +232,7 @@ def test_publishing_again_changes_what_differs_and_takes_stale_files_away(hub, p
     first = publish(place(), files)
     assert first.is_new
     stale = {"pytorch_model.bin", "modeling_old.py", "last-checkpoint/optimizer.pt", "model-00001-of-00002.safetensors"}
+    stale |= {".eval_results/lambada_openai.yaml", "loss_gpt_scratch.py", "run.json"}
     hub.commit("alice/model", dict.fromkeys([*stale, "a.gguf"], b"x"))
     files["config.json"].write_bytes(b'{"more": "training"}')
     second = publish(place(), files)
@@ -325,12 +330,11 @@ print(repository.commit({file.name: file for file in Path(sys.argv[1]).iterdir()
 
 @pytest.fixture
 def upload(hub, files, tmp_path_factory):
-    """Starts publishing in a process of its own, over LFS or over Xet, which is a library in another language."""
+    """Starts publishing in a process of its own."""
 
-    def start(xet):
+    def start():
         environment = {**os.environ, **hub.environment(hub.add_token("alice"), tmp_path_factory.mktemp("home"))}
-        if not xet:
-            environment["HF_HUB_DISABLE_XET"] = "1"
+        environment["HF_HUB_DISABLE_XET"] = "1"
         command = [sys.executable, "-c", PROGRAM, str(files["config.json"].parent)]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
@@ -338,24 +342,11 @@ def upload(hub, files, tmp_path_factory):
     return start
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("endpoint", XET_ENDPOINTS)
-def test_a_passing_fault_of_an_upload_over_xet_ends_in_exactly_one_commit(endpoint, fault, hub, files, upload):
-    hub.fault(*XET_ENDPOINTS[endpoint], **FAULTS[fault])
-    process = upload(xet=True)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert not hub.faults, "nothing was asked of this endpoint"
-    assert published(hub, files)
-    assert len(commits_of(hub)) == 1
-
-
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
 @pytest.mark.parametrize("endpoint", ["upload", "commit"])
-@pytest.mark.parametrize("xet", [False, True], ids=["LFS", "Xet"])
-def test_stopped_in_the_middle_and_run_again_makes_one_whole_commit(stop, endpoint, xet, hub, files, upload):
-    hub.fault(*(XET_ENDPOINTS["xorbs"] if xet and endpoint == "upload" else ENDPOINTS[endpoint]), delay=3)
-    process = upload(xet)
+def test_stopped_in_the_middle_and_run_again_makes_one_whole_commit(stop, endpoint, hub, files, upload):
+    hub.fault(*ENDPOINTS[endpoint], delay=3)
+    process = upload()
     while hub.faults and process.poll() is None:  # until the request is being worked on
         time.sleep(0.02)
     assert process.poll() is None, process.stderr.read()
@@ -363,7 +354,7 @@ def test_stopped_in_the_middle_and_run_again_makes_one_whole_commit(stop, endpoi
     process.communicate(timeout=30)
     assert process.returncode in (-stop, 1, 130), "it went on"
     assert len(hub.repositories["alice/model"].commits()) <= 2
-    again = upload(xet)
+    again = upload()
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert published(hub, files)

@@ -16,10 +16,12 @@ import hub_upload
 from modeling_gpt_scratch import GPTScratchForSequenceClassification
 from publishing import hub as publishing_hub
 from tests.loopback_hub import LoopbackHub
+from tests.measurements import LM_EVAL
 from tests.strangers import run_program
 from training.hashes import weights_sha256
 
 ROOT = Path(__file__).parent.parent
+OPENED = {"answer": "", "versions": {"transformers": "5.23.0", "torch": "2.13.0", "python": "3.11.7"}}
 COMMITTED = re.compile(r"^committed: ([0-9a-f]{40}); now opening it from there$", flags=re.MULTILINE)
 
 
@@ -60,26 +62,25 @@ def snippets_of(card):
 
 
 @pytest.mark.slow
-def test_published_pinned_and_published_again_after_more_training(run, tmp_path):
+def test_published_and_read_as_the_card_says(run, tmp_path):
     """With everything as a user has it: the client's default transport, and processes of their own."""
     with LoopbackHub() as hub:
         token = hub.add_token("alice")
-        environment = {**os.environ, **hub.environment(token, tmp_path / "home")}
-        command = [sys.executable, str(ROOT / "hub_upload.py"), str(run / "model"), "alice/lighthouse"]
-
-        def publish_again(*options):
-            finished = subprocess.run(
-                [*command, *options], env=environment, capture_output=True, text=True, cwd=tmp_path, check=False
-            )
-            assert finished.returncode == 0, finished.stderr
-            assert token not in finished.stdout + finished.stderr
-            return finished.stdout
-
-        first = COMMITTED.search(printed := publish_again("--tag", "v1")).group(1)
-        assert f'AutoModelForCausalLM.from_pretrained("alice/lighthouse", revision="{first}"' in printed
+        finished = subprocess.run(
+            [sys.executable, str(ROOT / "hub_upload.py"), str(run / "model"), "alice/lighthouse"],
+            env={**os.environ, **hub.environment(token, tmp_path / "home")},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert token not in finished.stdout + finished.stderr
+        commit = COMMITTED.search(finished.stdout).group(1)
+        assert f'AutoModelForCausalLM.from_pretrained("alice/lighthouse", revision="{commit}"' in finished.stdout
         assert hub.count("POST", r"/xet/v1/xorbs?/") == 1
         repository = hub.repositories["alice/lighthouse"]
-        assert repository.tags == {"v1": first}
+        assert repository.tags == {"v1": commit}
         assert not any(token.encode() in content for content in repository.files("main").values())
 
         # The card's own snippets, for somebody who is not logged in.
@@ -87,29 +88,72 @@ def test_published_pinned_and_published_again_after_more_training(run, tmp_path)
         assert ['revision="v1"' in snippet for snippet in snippets] == [True] * 3
         assert "The" in read(hub, "\n".join(snippets), tmp_path / "reader")
 
-        weights = load_file(run / "model" / "model.safetensors")
-        weights["model.norm.bias"] += 0.1
-        half = {name: weights[name] for name in list(weights)[:5]}
-        rest = {name: weights[name] for name in list(weights)[5:]}
-        for number, part in ((1, half), (2, rest)):
-            save_file(part, run / "model" / f"model-0000{number}-of-00002.safetensors", {"format": "pt"})
-        index = dict.fromkeys(half, "model-00001-of-00002.safetensors")
-        index |= dict.fromkeys(rest, "model-00002-of-00002.safetensors")
-        text = json.dumps({"metadata": {}, "weight_map": index})
-        (run / "model" / "model.safetensors.index.json").write_text(text)
-        (run / "model" / "model.safetensors").unlink()
-        edit_record(run)
-        printed = publish_again()
-        second = COMMITTED.search(printed).group(1)
-        assert "deleted: model.safetensors\n" in printed
-        assert [commit.id for commit in repository.commits()][:2] == [second, first]
-        assert not {"model.safetensors", "optimizer.pt", "training_args.bin"} & set(repository.files("main"))
-
 
 @pytest.fixture
 def without_checks(monkeypatch):
     """For tests of what comes after the checks, which take a process of their own."""
-    monkeypatch.setattr(hub_upload, "check_release", lambda release, token: {"answer": ""})
+    monkeypatch.setattr(hub_upload, "check_release", lambda release, token, versions: [OPENED])
+
+
+@pytest.fixture
+def without_opening(without_checks, monkeypatch):
+    """For tests of what is sent; test_hub_faults.py and others below open it from there."""
+    monkeypatch.setattr(hub_upload, "_verify", lambda release, repository, commit: None)
+
+
+def test_published_again_after_more_training_it_is_the_next_version(run, hub, token, without_opening, capsys):
+    folder = run / "model"
+    assert publish(folder, "alice/lighthouse") == 0
+    repository = hub.repositories["alice/lighthouse"]
+    first = repository.branches["main"]
+
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.bias"] += 0.1
+    half = {name: weights[name] for name in list(weights)[:5]}
+    rest = {name: weights[name] for name in list(weights)[5:]}
+    for number, part in ((1, half), (2, rest)):
+        save_file(part, folder / f"model-0000{number}-of-00002.safetensors", {"format": "pt"})
+    index = dict.fromkeys(half, "model-00001-of-00002.safetensors")
+    index |= dict.fromkeys(rest, "model-00002-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    (folder / "model.safetensors").unlink()
+    edit_record(run)
+    capsys.readouterr()
+    assert publish(folder, "alice/lighthouse") == 0
+    printed = capsys.readouterr().out
+    assert "deleted: model.safetensors\n" in printed
+    second = COMMITTED.search(printed).group(1)
+    assert [commit.id for commit in repository.commits()][:2] == [second, first]
+    assert repository.tags == {"v1": first, "v2": second}
+    pinned = [set(re.findall('revision="(.*?)"', repository.files(tag)["README.md"].decode())) for tag in ("v1", "v2")]
+    assert pinned == [{"v1"}, {"v2"}]
+
+
+def test_published_again_unchanged_it_keeps_its_tag_and_without_evaluation_loses_the_results(
+    folder, hub, token, without_opening, capsys, tmp_path
+):
+    (tmp_path / "results.json").write_text(json.dumps(LM_EVAL))
+    command = [folder, "alice/lighthouse", "--evaluation", tmp_path / "results.json"]
+    assert publish(*command) == 0
+    repository = hub.repositories["alice/lighthouse"]
+    commit = repository.branches["main"]
+    assert ".eval_results/lambada_openai.yaml" in repository.files()
+    capsys.readouterr()
+    assert publish(*command) == 0
+    printed = capsys.readouterr().out
+    assert "nothing to change: already published" in printed
+    assert "tag: v1\n" in printed
+    assert (repository.branches["main"], repository.tags) == (commit, {"v1": commit})
+
+    # Somebody's own file beside it makes no other release of it; a branch of such a name is no tag, but takes it.
+    beside = hub.commit("alice/lighthouse", {"a.gguf": b"x"})
+    assert publish(*command, "--tag", "v1") == 0
+    assert repository.branches["main"] == beside
+    repository.branches["v7"] = commit
+    assert publish(folder, "alice/lighthouse") == 0
+    assert "deleted: .eval_results/lambada_openai.yaml\n" in capsys.readouterr().out
+    assert repository.tags == {"v1": commit, "v8": repository.branches["main"]}
+    assert "lambada" not in repository.files()["README.md"].decode()
 
 
 def test_a_private_branch(folder, hub, token, without_checks, capsys):
@@ -121,7 +165,7 @@ def test_a_private_branch(folder, hub, token, without_checks, capsys):
 
 
 @pytest.mark.slow
-def test_a_classifier_as_a_pull_request(folder, hub, token, tmp_path, capsys):
+def test_a_classifier_as_a_pull_request(folder, hub, token, without_checks, tmp_path, capsys):
     labels = {0: "calm", 1: "stormy"}
     GPTScratchForSequenceClassification.from_pretrained(folder, id2label=labels).save_pretrained(tmp_path / "weather")
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -135,8 +179,10 @@ def test_a_classifier_as_a_pull_request(folder, hub, token, tmp_path, capsys):
 
     card = hub.repositories["bob/weather"].files("refs/pr/1")["README.md"].decode()
     assert ModelCard(card).data.pipeline_tag == "text-classification"
-    program = "\n".join(snippets_of(card)).replace("COMMIT", "refs/pr/1")
-    assert re.search("'label': '(calm|stormy)'", read(hub, program, tmp_path / "reader"))
+    repository = hub.repositories["bob/weather"]
+    assert repository.tags == {}
+    repository.branches["main"] = repository.pull_requests[1].head  # merged
+    assert re.search("'label': '(calm|stormy)'", read(hub, "\n".join(snippets_of(card)), tmp_path / "reader"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import getpass
 import json
 import shutil
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,17 +13,21 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import hub_upload
-from hub_upload import check_release, prepare_release
+from hub_upload import check_release, describe, prepare_release
 from modeling_gpt_scratch import GPTScratchForCausalLM, GPTScratchForTokenClassification
 from publishing.confidential import personal_data_in, secrets_in
+from publishing.contents import CODE_FILES
 from publishing.record import RunRecord
 from publishing.source import read_config
+from tests.measurements import LM_EVAL
 from training.errors import InputError
 
+ROOT = Path(__file__).parent.parent
 MODEL = {
-    *("README.md", "config.json", "configuration_gpt_scratch.py", "generation_config.json"),
-    *("model.safetensors", "modeling_gpt_scratch.py", "tokenizer.json", "tokenizer_config.json"),
+    *("README.md", "config.json", *CODE_FILES, "generation_config.json", "model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json"),
 }
+OPENED = {"answer": "", "versions": {"transformers": "5.23.0", "torch": "2.13.0", "python": "3.11.7"}}
 RECORD = {"loss.png", "metrics.jsonl", "recipe.yaml", "run.json"}
 
 
@@ -45,19 +50,23 @@ def test_a_good_folder_is_opened_as_a_stranger_and_listed(folder, capsys):
     (folder / "training_args.bin").write_bytes(b"left by a Trainer")
     assert hub_upload.main([str(folder), "alice/lighthouse", "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "it opens: " in printed
+    assert "it opens with Transformers " in printed
     listed, left_out = printed.split("stays here:")
     assert left_out.strip() == "notes.txt, training_args.bin"
     assert {line.split("bytes  ")[1] for line in listed.splitlines() if "bytes  " in line} == MODEL | RECORD
 
 
 def test_a_release_of_another_form_is_whole_too(folder, tmp_path):
+    edit_json(folder / "generation_config.json", do_sample=True, temperature=0.7)
     (tmp_path / "native").mkdir()
     native = prepare_release(folder, tmp_path / "native", "alice/lighthouse", native=True)
     assert set(native.files) == {name for name in MODEL | RECORD if not name.endswith(".py")}
     assert "auto_map" not in read_config(native.folder)
+    assert set(CODE_FILES) <= set(native.left_at_home)
+    settings = json.loads((native.folder / "generation_config.json").read_text())
+    assert (settings["do_sample"], settings["temperature"], settings["max_length"]) == (True, 0.7, 64)
     assert "trust_remote_code" not in (native.folder / "README.md").read_text()
-    assert check_release(native)["code"].startswith("transformers.models.gpt2")
+    assert check_release(native)[0]["code"].startswith("transformers.models.gpt2")
 
     GPTScratchForTokenClassification.from_pretrained(folder).to(torch.bfloat16).save_pretrained(tmp_path / "tagger")
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -65,7 +74,7 @@ def test_a_release_of_another_form_is_whole_too(folder, tmp_path):
     (tmp_path / "tagging").mkdir()
     tagging = prepare_release(tmp_path / "tagger", tmp_path / "tagging", "alice/tagger")
     assert set(tagging.files) == MODEL - {"generation_config.json"}
-    assert "entity" in check_release(tagging)["answer"]
+    assert "entity" in check_release(tagging)[0]["answer"]
 
 
 def spoil_weights(folder):
@@ -104,13 +113,19 @@ def lose_its_record(folder):
 
 FILES_REFUSED = [
     (lambda folder: shutil.rmtree(folder), "does not exist"),
-    (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    (lambda folder: (folder / "config.json").unlink(), "has no configuration (config.json): it is no model folder"),
     (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
     (lambda folder: (folder / "config.json").write_text("[]"), "config.json cannot be read: it holds no mapping"),
-    (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer (tokenizer.json)"),
-    (lambda folder: (folder / "tokenizer_config.json").unlink(), "has no tokenizer_config.json"),
+    (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer (tokenizer.json or vocab.json)"),
+    (
+        lambda folder: (folder / "tokenizer_config.json").unlink(),
+        "has no settings of the tokenizer (tokenizer_config.json)",
+    ),
     (lambda folder: edit_json(folder / "tokenizer_config.json", auto_map={}), "a tokenizer with code of its own"),
-    (lambda folder: (folder / "generation_config.json").unlink(), "has no generation_config.json"),
+    (
+        lambda folder: (folder / "generation_config.json").unlink(),
+        "has no settings for writing text (generation_config.json)",
+    ),
     (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
     (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 9), "model.safetensors cannot be read"),
     (spoil_weights, "model.safetensors holds NaN or infinity in model.norm.weight: take an earlier checkpoint"),
@@ -131,9 +146,10 @@ FILES_REFUSED = [
     (lambda folder: edit_config(folder, auto_map={}), "config.json's auto_map is {}, not this project's"),
     (
         lambda folder: (folder / "modeling_gpt_scratch.py").unlink(),
-        "has no modeling_gpt_scratch.py, which everybody else needs",
+        "has no code (modeling_gpt_scratch.py): everybody else needs it",
     ),
     (lambda folder: edit_config(folder, hidden_size=40), "does not open: "),
+    (lambda folder: (folder / "README.md").symlink_to(folder / "config.json"), "README.md is a symbolic link"),
     (lambda folder: (folder / "README.md").write_text("---\na: [\n---\n"), "README.md's metadata cannot be read"),
     (lambda folder: edit_json(folder.parent / "run.json", result="absent"), "is not finished: run.json"),
     (lambda folder: (folder.parent / "run.json").write_text("{"), "record beside"),
@@ -151,57 +167,29 @@ def test_a_folder_that_no_release_can_be_made_of_is_refused(damage, message, fol
     assert "would be published" not in captured.out
 
 
-def widen_vocabulary(folder):
-    """One token more than the tokenizer has, which no rounding up explains."""
-    lose_its_record(folder)
-    edit_config(folder, vocab_size=401)
+def test_a_release_that_strangers_could_not_use_is_refused_with_every_reason(folder, capsys):
+    (folder.parent / "run.json").unlink()  # the record of other weights
     weights = load_file(folder / "model.safetensors")
     embeddings = weights["model.embed_tokens.weight"]
     weights["model.embed_tokens.weight"] = torch.cat([embeddings, embeddings[:1]])
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-
-
-def spell_special_tokens_otherwise(folder):
-    edit_config(folder, eos_token_id=3, num_hidden_layers=3)
+    edit_config(folder, vocab_size=401, eos_token_id=3, num_hidden_layers=3)
     edit_json(folder / "generation_config.json", pad_token_id=7)
     edit_json(folder / "tokenizer_config.json", model_max_length=65)
-
-
-def leave_the_card_unfinished(folder):
     (folder / "README.md").write_text(f"---\nlanguage: English\n---\nTODO: hf_{'a1' * 20}\n")
-    widen_vocabulary(folder)
-    edit_config(folder, num_hidden_layers=1)
 
-
-@pytest.mark.parametrize(
-    ("damage", "messages"),
-    [
-        (
-            spell_special_tokens_otherwise,
-            [
-                "missing weights: model.layers.2.",
-                "eos_token_id in config.json is 3, but the tokenizer's is 0",
-                "pad_token_id in generation_config.json is 7, but the tokenizer's is 1",
-                "the tokenizer's model_max_length is 65, but the model has 64 positions",
-            ],
-        ),
-        (
-            leave_the_card_unfinished,
-            [
-                "unexpected weights: model.layers.1.",
-                "the tokenizer has 400 tokens, but vocab_size is 401: it belongs to another model",
-                "README.md still says 'TODO'",
-                "README.md holds a Hugging Face token",
-                "the language 'English', which is no ISO 639 code",
-            ],
-        ),
-    ],
-)
-def test_a_release_that_strangers_could_not_use_is_refused_with_every_reason(damage, messages, folder, capsys):
-    damage(folder)
     assert hub_upload.main([str(folder), "alice/lighthouse", "--dry-run"]) == 2
     captured = capsys.readouterr()
-    for message in messages:
+    for message in (
+        "missing weights: model.layers.2.",
+        "eos_token_id in config.json is 3, but the tokenizer's is 0",
+        "pad_token_id in generation_config.json is 7, but the tokenizer's is 1",
+        "the tokenizer's model_max_length is 65, but the model has 64 positions",
+        "the tokenizer has 400 tokens, but vocab_size is 401: it belongs to another model",
+        "README.md still says 'TODO'",
+        "README.md holds a Hugging Face token",
+        "the language 'English', which is no ISO 639 code",
+    ):
         assert message in captured.err
     assert "a1a1" not in captured.err + captured.out
     assert "would be published" not in captured.out
@@ -220,6 +208,24 @@ def test_a_release_that_strangers_could_not_use_is_refused_with_every_reason(dam
         "ghp_" + "aB3" * 12,
         "github_pat_" + "aB3_" * 10,
         "-----BEGIN OPENSSH PRIVATE KEY-----",
+        "wandb_v1_" + "aB3_" * 19,
+        "WANDB_API_KEY=" + "0f" * 20,
+        '"wandb_api_key": "' + "0f" * 20,
+        'wandb.login(key="' + "0f" * 20,
+        "wandb login " + "0f" * 20,
+        "AIza" + "aB3_-" * 7,
+        "GOCSPX-" + "aB3_" * 7,
+        "ya29." + "aB3_" * 20,
+        "xoxb-" + "123456789012-" * 2 + "aB3" * 8,
+        "xoxe.xoxp-1-" + "aB3" * 20,
+        "xapp-1-A0B1C2-" + "aB3" * 20,
+        "https://hooks.slack.com/services/T0AB/B0CD/" + "aB3" * 8,
+        "glpat-" + "aB3_" * 5,
+        "gldt-" + "aB3_" * 5,
+        "npm_" + "aB3" * 12,
+        "//registry.npmjs.org/:_authToken=" + "aB3-" * 9,
+        "machine api.wandb.ai login user password aB3",
+        "machine example.org\n  login ann\n  password aB3",
         "what the user is logged in with",
     ],
 )
@@ -236,7 +242,17 @@ def test_a_secret_is_found_in_any_file_and_never_shown(secret, tmp_path):
 
 def test_ordinary_text_is_no_secret(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
-    (tmp_path / "README.md").write_text("sk-estimator-doc-link-fitted-and-long, hf_hub_download, BEGIN PRIVATE KEY\n")
+    for file in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("modeling_gpt_scratch/*.py")]:
+        shutil.copy(file, tmp_path)
+    lines = (
+        "sk-estimator-doc-link-fitted-and-long, hf_hub_download, BEGIN PRIVATE KEY",
+        "npm_config_registry, xoxo-lovely-greetings, xapp-name, glpat-, AIzawa",
+        "//registry.npmjs.org/:_authToken=${NPM_TOKEN}",
+        "machine learning, log in with a password; a machine's login and password",
+        f"wandb login; tracked by wandb 0.22 at commit {'0f' * 20}; WANDB_API_KEY is not set",
+    )
+    (tmp_path / "notes.md").write_text("\n".join(lines))
+    (tmp_path / "run.json").write_text(json.dumps({"versions": {"wandb": "0.22.3"}, "git_commit": "0f" * 20}))
     assert secrets_in(tmp_path, None) == []
 
 
@@ -274,16 +290,6 @@ def test_a_finished_runs_own_record_names_nobody(finished_run, monkeypatch):
     assert personal_data_in(RunRecord(hub, {}, ()), "lab") != []
 
 
-def test_a_recipe_with_a_path_and_a_token_is_refused_by_the_command(run, capsys):
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"run_name": f"/srv/books hf_{'a1' * 20}"}))
-    assert hub_upload.main([str(run / "model"), "alice/lighthouse", "--dry-run"]) == 2
-    captured = capsys.readouterr()
-    assert "error: recipe.yaml: run_name holds an absolute path" in captured.err
-    assert "error: recipe.yaml holds a Hugging Face token" in captured.err
-    assert "a1a1" not in captured.err + captured.out
-
-
 def test_a_checkpoint_that_is_still_being_saved_is_refused(finished_run, tmp_path, capsys):
     shutil.copytree(finished_run / "model", tmp_path / ".saving" / "checkpoint-4")
     assert hub_upload.main([str(tmp_path / ".saving" / "checkpoint-4"), "alice/lighthouse", "--dry-run"]) == 2
@@ -310,10 +316,47 @@ def test_the_card_tells_what_the_record_says(folder, tmp_path):
         " seconds, ",
         "![Loss by step](loss.png)",
         'revision="v1"',
-        *release.facts.code.values(),
+        f"runs these {len(CODE_FILES)} files",
+        *(f"| `{name}` | `{sha256}` |" for name, sha256 in release.facts.code.items()),
+        "convert alice/lighthouse as-gpt2 --to gpt2",
     ):
         assert text in card.text, text
-    assert "COMMIT" not in card.text
+    assert set(release.facts.code) == set(CODE_FILES)
+
+
+def test_the_card_says_what_opened_it_and_what_it_was_tuned_from_and_offers_what_works(tiny_model, tokenizer, tmp_path):
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    tiny_model(vocab_size=400, intermediate_size=96, **special).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "release").mkdir()
+    release = prepare_release(
+        tmp_path / "model", tmp_path / "release", "alice/tuned", revision=None, base_model="bob/base"
+    )
+    versions = {"transformers": "5.15.0", "torch": "2.13.0", "python": "3.11.7"}
+    release = describe(release, opened_with=(versions, versions | {"transformers": "5.23.0"}))
+    card = ModelCard.load(release.folder / "README.md")
+    assert card.data.base_model == "bob/base"
+    assert "tuned from [bob/base](https://huggingface.co/bob/base)" in card.text
+    assert "| 5.15.0 | 2.13.0 | 3.11.7 |\n| 5.23.0 | 2.13.0 | 3.11.7 |\n" in card.text
+    assert "--to gpt2" not in card.text  # refused: its MLP is three times as wide
+    # Nobody knows the commit that a pull request will be merged as.
+    assert "The snippets load the newest commit" in card.text
+    assert 'from_pretrained("alice/tuned", trust_remote_code=True)' in card.text
+
+
+def test_a_release_lies_beside_its_model_while_it_is_checked(folder, monkeypatch, capsys):
+    seen = []
+
+    def look(release, token, versions):
+        weights = release.files["model.safetensors"]
+        seen.append((release.folder.parent, release.folder.name[:9], weights.stat().st_ino))
+        return [OPENED]
+
+    monkeypatch.setattr(hub_upload, "check_release", look)
+    assert hub_upload.main([str(folder), "--dry-run"]) == 0
+    assert seen == [(folder.parent.resolve(), ".release-", (folder / "model.safetensors").stat().st_ino)]
+    assert not list(folder.parent.glob(".release-*"))
+    assert "would be published as v1:" in capsys.readouterr().out
 
 
 def test_an_authors_own_card_is_kept_and_its_metadata_completed(folder, tmp_path):
@@ -323,21 +366,6 @@ def test_an_authors_own_card_is_kept_and_its_metadata_completed(folder, tmp_path
     card = ModelCard.load(release.folder / "README.md")
     assert card.text.strip() == "# Mine\n\nAll of it."
     assert (card.data.license, card.data.tags, card.data.language) == ("mit", ["poetry"], ["und"])
-
-
-LM_EVAL = {
-    "results": {
-        "a group": {"acc,none": 0.5},
-        "../escaped": {"acc,none": 0.5},
-        "lambada_openai": {"alias": "lambada_openai", "acc,none": 0.123456, "acc_stderr,none": 0.01},
-    },
-    "configs": {
-        "../escaped": {},
-        "lambada_openai": {"dataset_path": "EleutherAI/lambada_openai", "test_split": "test"},
-    },
-    "n-shot": {"lambada_openai": 0},
-    "lm_eval_version": "0.4.12",
-}
 
 
 def test_results_of_lm_eval_are_on_the_card_and_in_the_hubs_own_form(folder, tmp_path):
@@ -379,9 +407,14 @@ def test_a_model_without_a_record_says_so(tiny_model, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["alice/x", "--dry-run", "--tag", "COMMIT"], "choose another name"),
         ([], "OWNER/NAME is missing"),
         (["alice"], "alice is no repository's name: write OWNER/NAME"),
+        (["alice/-x"], "alice/-x is no repository's name: "),
+        (["alice/a--b"], "alice/a--b is no repository's name: Cannot have -- or .."),
+        (["alice/model.git"], "alice/model.git is no repository's name: "),
+        (["alice/" + "x" * 97], "is no repository's name: "),
+        (["alice/x", "--base-model", "runs/demo/model"], "runs/demo/model is no repository's name: write OWNER/NAME"),
+        (["alice/x", "--check-with", "5.15.0,latest"], "'latest' is no version of Transformers"),
         (["alice/x", "--tag", 'v 1 "beta"'], "is no name that git allows"),
         (["alice/x", "--revision", "a..b"], "is no name that git allows"),
         (["alice/x", "--license", "My Own"], "--license My Own is no licence's name on the Hub"),
