@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.repo_id is None and options.dry_run:
         options.repo_id = "owner/model"
     _check_options(options)
-    versions = read_versions(options.check_with) if options.check_with else ()
+    others = read_versions(options.check_with) if options.check_with else ()
     repository = None
     if not options.dry_run:
         repository = Repository(
@@ -133,15 +133,13 @@ def _run(options: argparse.Namespace) -> int:
             languages=tuple(options.language),
             evaluations=tuple(options.evaluation),
         )
-        opened = check_release(release, repository.token if repository else get_token(), versions)
-        release = describe(release, opened_with=tuple(found["versions"] for found in opened))
+        opened = check_release(release, repository.token if repository else get_token(), others)
+        versions = [found["versions"] for found in opened]
+        release = describe(release, opened_with=tuple(versions))
         if repository is not None and not (options.tag or options.create_pr):
             release = _number(release, repository)
-        with_versions = ", ".join(found["versions"]["transformers"] for found in opened)
-        print(
-            f"it opens with Transformers {with_versions}: {release.facts.parameters:,} parameters; it answers "
-            f"{opened[0]['answer']!r}"
-        )
+        print(f"it opens with Transformers {', '.join(found['transformers'] for found in versions)}: ", end="")
+        print(f"{release.facts.parameters:,} parameters; it answers {opened[0]['answer']!r}")
         name = f" as {release.facts.revision}" if release.facts.revision else ""
         print(f"would be published{name}:" if options.dry_run else f"publishing to {options.repo_id}{name}:")
         for path, file in release.files.items():

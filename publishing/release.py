@@ -173,8 +173,8 @@ def check_release(release: Release, token: str | None = None, versions: tuple[st
         versions: of Transformers, to open the release with beside those that are installed here.
 
     Returns:
-        What the fresh processes have found that opened the release: the one with the libraries of this process, then
-        those of `versions`.
+        What the fresh processes have found that opened the release, once for each set of versions: first the one with
+        the libraries of this process.
 
     Raises:
         InputError: the release must not be published; lists every problem. Or a version cannot be installed.
@@ -192,12 +192,14 @@ def check_release(release: Release, token: str | None = None, versions: tuple[st
             problems.append(f"{prefix}{error}")
         else:
             problems.extend(f"{prefix}{problem}" for problem in problems_found(release, found))
-            opened.append(found)
+            if found["versions"] not in (other["versions"] for other in opened):
+                opened.append(found)
 
     open_with(sys.executable)
     for version in () if problems else versions:  # installing takes minutes
-        with environment_with(version) as python:
-            open_with(python, f"with Transformers {version}: ")
+        if version not in (found["versions"]["transformers"] for found in opened):
+            with environment_with(version) as python:
+                open_with(python, f"with Transformers {version}: ")
     if problems:
         raise InputError("\n".join(problems))
     return opened

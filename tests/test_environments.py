@@ -77,7 +77,7 @@ def opened_with(version, **changes):
 
 
 def test_the_card_lists_every_version_with_which_it_opened(folder, strangers, monkeypatch, capsys):
-    strangers |= {"5.15.0": opened_with("5.15.0"), "newest": opened_with("5.99.1")}
+    strangers |= {"5.15.0": opened_with("5.15.0"), "newest": opened_with("5.99.1"), "5.99.1": opened_with("5.99.1")}
     cards = []
     describe = hub_upload.describe
 
@@ -87,7 +87,7 @@ def test_the_card_lists_every_version_with_which_it_opened(folder, strangers, mo
         return described
 
     monkeypatch.setattr(hub_upload, "describe", look)
-    assert hub_upload.main([str(folder), "--dry-run", "--check-with", "5.15.0,newest"]) == 0
+    assert hub_upload.main([str(folder), "--dry-run", "--check-with", "5.15.0,newest,5.99.1,5.23.0"]) == 0
     assert "it opens with Transformers 5.23.0, 5.15.0, 5.99.1: " in capsys.readouterr().out
     rows = [f"| {version} | 2.13.0 | 3.11.7 |\n" for version in ("5.23.0", "5.15.0", "5.99.1")]
     assert "".join(rows) in cards[-1]
