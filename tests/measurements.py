@@ -1,4 +1,4 @@
-"""What lm-eval writes, as far as a model card reads it."""
+"""What others measure or find, as far as a model card reads it: lm-eval, and the process that opens a release."""
 
 LM_EVAL = {
     "results": {
@@ -13,3 +13,5 @@ LM_EVAL = {
     "n-shot": {"lambada_openai": 0},
     "lm_eval_version": "0.4.12",
 }
+
+OPENED = {"answer": "", "versions": {"transformers": "5.23.0", "torch": "2.13.0", "python": "3.11.7"}}

@@ -19,7 +19,7 @@ from publishing.confidential import personal_data_in, secrets_in
 from publishing.contents import CODE_FILES
 from publishing.record import RunRecord
 from publishing.source import read_config
-from tests.measurements import LM_EVAL
+from tests.measurements import LM_EVAL, OPENED
 from training.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,6 @@ MODEL = {
     *("README.md", "config.json", *CODE_FILES, "generation_config.json", "model.safetensors"),
     *("tokenizer.json", "tokenizer_config.json"),
 }
-OPENED = {"answer": "", "versions": {"transformers": "5.23.0", "torch": "2.13.0", "python": "3.11.7"}}
 RECORD = {"loss.png", "metrics.jsonl", "recipe.yaml", "run.json"}
 
 
@@ -45,12 +44,13 @@ def edit_config(folder, **changes):
     edit_json(folder / "config.json", **changes)
 
 
-def test_a_good_folder_is_opened_as_a_stranger_and_listed(folder, capsys):
+def test_a_good_folder_is_listed(folder, monkeypatch, capsys):
+    monkeypatch.setattr(hub_upload, "check_release", lambda *_: [OPENED])
     (folder / "notes.txt").write_text("private")
     (folder / "training_args.bin").write_bytes(b"left by a Trainer")
     assert hub_upload.main([str(folder), "alice/lighthouse", "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "it opens with Transformers " in printed
+    assert "it opens with Transformers 5.23.0: " in printed
     listed, left_out = printed.split("stays here:")
     assert left_out.strip() == "notes.txt, training_args.bin"
     assert {line.split("bytes  ")[1] for line in listed.splitlines() if "bytes  " in line} == MODEL | RECORD
