@@ -156,16 +156,9 @@ class RunsCommand:
         return os.system, (self.command,)
 
 
-def assert_refused_without_running(tmp_path: Path, source: Path) -> None:
+def assert_refused_without_running(capsys, tmp_path: Path, source: Path) -> None:
     """Converts a pickle with a [`RunsCommand`] in it, which must neither run nor leave anything behind."""
-    before = sorted(tmp_path.rglob("*"))
-    finished = run_program(["convert", str(source), str(tmp_path / "output")])
-    assert finished.returncode == 2
-    assert finished.stdout == ""
-    assert finished.stderr.startswith("error: ")
-    assert finished.stderr.count("\n") == 1
-    assert ".system" in finished.stderr  # what the file wanted to call
-    assert sorted(tmp_path.rglob("*")) == before
+    assert ".system" in refusal(capsys, tmp_path, source)  # what the file wanted to call
 
 
 class FusedAttention(nn.Module):

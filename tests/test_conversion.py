@@ -320,11 +320,11 @@ def test_damaged_files_are_refused(tmp_path, capsys, book, name, damage):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(tmp_path, book, zipped):
+def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(capsys, tmp_path, book, zipped):
     path = write_source(tmp_path, {}, book[1])
     state_dict = {**book[0].state_dict(), "extra": RunsCommand(f"touch {tmp_path / 'ran'}")}
     torch.save(state_dict, path, _use_new_zipfile_serialization=zipped)
-    assert_refused_without_running(tmp_path, path)
+    assert_refused_without_running(capsys, tmp_path, path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(2)])

@@ -262,7 +262,9 @@ def test_damaged_tokenizer_of_the_folder_is_refused(tmp_path, capsys):
     assert f"The tokenizer {folder} cannot be loaded" in refusal(capsys, tmp_path, folder)
 
 
-def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(tmp_path):
+def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(capsys, tmp_path):
     _, weights, config = gpt2_model()
     weights["extra"] = RunsCommand(f"touch {tmp_path / 'ran'}")
-    assert_refused_without_running(tmp_path, write_gpt2(tmp_path / "source", weights, config, "pytorch_model.bin"))
+    assert_refused_without_running(
+        capsys, tmp_path, write_gpt2(tmp_path / "source", weights, config, "pytorch_model.bin")
+    )

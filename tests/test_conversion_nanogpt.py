@@ -181,7 +181,7 @@ def test_mixed_up_names_are_caught_by_the_logits(tmp_path, capsys, monkeypatch):
     assert "logits differ" in refusal(capsys, tmp_path, write_nanogpt(tmp_path, source.state_dict(), sizes))
 
 
-def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(tmp_path):
+def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(capsys, tmp_path):
     source, sizes = fused_model()
     path = write_nanogpt(tmp_path, source.state_dict(), sizes, config=RunsCommand(f"touch {tmp_path / 'ran'}"))
-    assert_refused_without_running(tmp_path, path)
+    assert_refused_without_running(capsys, tmp_path, path)

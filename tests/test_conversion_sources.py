@@ -18,6 +18,7 @@ from conversions import (
     write_source,
     write_tokenizer,
 )
+from huggingface_hub import constants
 from transformers import AutoTokenizer
 
 from modeling_gpt_scratch import GPTScratchForCausalLM
@@ -174,18 +175,14 @@ def write_cache(cache: Path, name: str, revisions: dict[str, str]) -> Path:
     ("name", "weights_name", "revision"),
     [("somebody/small-gpt2", "model.safetensors", None), ("gpt2", "pytorch_model.bin", "v1")],
 )
-def test_repository_of_the_hub_is_a_source(tmp_path, name, weights_name, revision):
+def test_repository_of_the_hub_is_a_source(tmp_path, monkeypatch, name, weights_name, revision):
     commit = "a" * 40
     snapshots = write_cache(tmp_path / "cache", name, {revision or "main": commit})
     source, weights, config = gpt2_model()
     write_gpt2(snapshots / commit, weights, config, weights_name)
     write_tokenizer(snapshots / commit, num_words=20)
-    finished = run_program(
-        ["convert", name, str(tmp_path / "output"), *(["--revision", revision] if revision else [])],
-        HF_HUB_CACHE=str(tmp_path / "cache"),
-        HF_HUB_OFFLINE="1",
-    )
-    assert finished.returncode == 0, finished.stderr
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    convert(name, tmp_path / "output", revision=revision)
     assert_same_logits(GPTScratchForCausalLM.from_pretrained(tmp_path / "output"), source)
     assert len(AutoTokenizer.from_pretrained(tmp_path / "output", trust_remote_code=True)) == 23
 
