@@ -80,7 +80,7 @@ def write_model_folder(
         replace: keep what is there until the new folder is complete.
 
     Raises:
-        ModelFolderError: what was written does not open, lacks weights, or gives other logits.
+        ModelFolderError: the settings cannot be saved, or what was written lacks weights or gives other logits.
         OSError: it cannot be written; the error names the folder.
     """
     with atomic_folder(folder, replace) as new:
@@ -90,6 +90,8 @@ def write_model_folder(
                 tokenizer.save_pretrained(new)
         except SafetensorError as error:  # how a full disk is reported
             raise OSError(f"{folder} cannot be written: {error}") from error
+        except ValueError as error:  # the library reads more of generation_config.json than it writes
+            raise ModelFolderError(f"{folder} cannot be saved: {error}") from error
         reopened, found = type(model).from_pretrained(new, output_loading_info=True)
         _refuse_what_does_not_fit(found, f"{folder}, as written,")
         expected, logits = _logits(model), _logits(reopened)

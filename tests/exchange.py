@@ -10,20 +10,20 @@ import itertools
 import subprocess
 import sys
 import tempfile
-import venv
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
+from publishing.environments import NEWEST, environment_with, install
 from training.tokenizer import train_tokenizer
 
 from .strangers import stranger_environment
 
 CHECK = Path(__file__).with_name("stranger_check.py")
-RELEASES = {"newest": "transformers", "5.23": "transformers==5.23.0"}
+RELEASES = (NEWEST, "5.23.0")
 POSITIONS = 64
 
 
@@ -48,17 +48,6 @@ def write_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def make_environment(place: Path, requirement: str) -> Path:
-    """A virtual environment with a release of the library and what that brings; returns its Python."""
-    venv.create(place, with_pip=True)
-    python = place / "bin" / "python"
-    # PyTorch as here, because PyPI's newest may bring gigabytes of CUDA.
-    packages = [f"torch=={metadata.version('torch').split('+')[0]}", requirement, "accelerate"]
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
-    subprocess.run(command, check=True)
-    return python
-
-
 def check(python: Path, folder: Path, again: Path) -> bool:
     """Whether a release opens the folder; prints what it found."""
     with tempfile.TemporaryDirectory() as workplace:
@@ -78,19 +67,23 @@ def check(python: Path, folder: Path, again: Path) -> bool:
 
 
 def main(pythons: list[str]) -> int:
-    with tempfile.TemporaryDirectory(dir=".", prefix=".exchange-") as name, ThreadPoolExecutor(2) as threads:
-        place = Path(name).resolve()
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        threads = stack.enter_context(ThreadPoolExecutor(2))
         write_model(place / "written")
         environments = [Path(sys.executable), *(Path(python).absolute() for python in pythons)]
-        environments += threads.map(lambda item: make_environment(place / item[0], item[1]), RELEASES.items())
+        for release in RELEASES:
+            python = stack.enter_context(environment_with(release))
+            install(python, "accelerate")
+            environments.append(Path(python))
         copies = [place / f"saved-by-{number}" for number in range(len(environments))]
         good = list(threads.map(lambda python, copy: check(python, place / "written", copy), environments, copies))
-        pairs = [
-            (python, copy)
+        exchanged = [
+            (python, copy, place / f"{j}-by-{i}")
             for (i, python), (j, copy) in itertools.product(enumerate(environments), enumerate(copies))
             if i != j and copy.exists()
         ]
-        good += threads.map(lambda pair: check(*pair, place / "scratch" / str(pairs.index(pair))), pairs)
+        good += threads.map(lambda three: check(*three), exchanged)
     print(f"{sum(good)} of {len(good)} times a folder opened and did all that it promises")
     return 0 if all(good) else 1
 

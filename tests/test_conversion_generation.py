@@ -63,4 +63,4 @@ def test_own_special_tokens_stay_unless_another_tokenizer_is_named(tmp_path, sou
 def test_settings_that_cannot_be_read_or_written_are_refused(tmp_path, capsys, source):
     assert "generation_config.json cannot be read" in refusal(capsys, tmp_path, source("["))
     message = refusal(capsys, tmp_path, source({"temperature": 0.7, "max_length": 99}))
-    assert "The result cannot be saved: GenerationConfig is invalid: - `temperature`" in message
+    assert "cannot be saved: GenerationConfig is invalid: - `temperature`" in message

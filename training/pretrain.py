@@ -312,8 +312,6 @@ def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collectio
     return str(checkpoint)
 
 
-
-
 @contextmanager
 def _refusals_as_input_errors() -> Iterator[None]:
     """What the library does not accept is the user's to change."""

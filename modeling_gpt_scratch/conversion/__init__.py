@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..durable import atomic_folder
+from ..model_folder import ModelFolderError, write_model_folder
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .book import book_logits, convert_book_checkpoint, unwrap_blog_checkpoint
 from .checks import LOGITS_TOLERANCE, ConversionError, compare_logits, model_logits
@@ -86,8 +85,8 @@ def convert(
             adopt_special_tokens(model, saved_tokenizer, replace=tokenizer is not None)
         result = to_gpt2(model) if target_format == "gpt2" else model
         difference = compare_logits(result, reference)
-        _save(result, saved_tokenizer, place)
-    except (OSError, SafetensorError) as error:  # the second one: a full disk, reported by safetensors
+        write_model_folder(place, result, saved_tokenizer)
+    except (OSError, SafetensorError, ModelFolderError) as error:  # the second one: a damaged file
         raise ConversionError(f"{source} cannot be converted into {place}: {error}") from error
 
     if report is not None:
@@ -141,17 +140,6 @@ def _read(
         return model, partial(model_logits, gpt2_reference(state_dict, fields))
     model = load_gpt_scratch_checkpoint(state_dict, fields)
     return model, partial(model_logits, model)
-
-
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
-    """Writes a complete folder or none."""
-    with atomic_folder(output) as folder:
-        try:
-            model.save_pretrained(folder)
-        except ValueError as error:  # the library reads more of generation_config.json than it writes
-            raise ConversionError(f"The result cannot be saved: {error}") from error
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
 
 
 __all__ = [
