@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configuration.recipe import RunConfig
+from modeling_gpt_scratch.durable import write_durably
 
-from .durable import write_durably
 from .errors import InputError, UnavailableError
 from .shards import FORMAT
 from .work_folder import work_on
