@@ -6,21 +6,18 @@ Hub all follow from it.
 import ast
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import modeling_gpt_scratch
-from modeling_gpt_scratch.conversion.tokenizer import TOKENIZER_FILES
 
-
-def _code_files(module: str = "modeling_gpt_scratch") -> tuple[str, ...]:
-    """The file of a module, and those that it imports with a single dot: what `save_pretrained` copies."""
-    file = Path(modeling_gpt_scratch.__file__).with_name(f"{module}.py")
+def code_files(file: Path) -> tuple[str, ...]:
+    """The names of a module and of those that it imports with a single dot: what `save_pretrained` copies."""
     imported = {
         name
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
-        for name in _code_files(node.module)
+        for name in code_files(file.with_name(f"{node.module}.py"))
     }
     return tuple(sorted({file.name, *imported}))
 
@@ -50,7 +47,8 @@ class Part:
     remedy: str = ""
 
 
-CODE_FILES = _code_files()
+# Found without importing the package, which would bring PyTorch along.
+CODE_FILES = code_files(Path(find_spec("modeling_gpt_scratch").origin).with_name("modeling_gpt_scratch.py"))
 PARTS = (
     Part("model card", ("README.md",), "release"),
     Part("configuration", ("config.json",), "model", "every model", "it is no model folder"),
@@ -86,7 +84,7 @@ PARTS = (
     ),
     Part(
         "other files of the tokenizer",
-        tuple(name for name in TOKENIZER_FILES if not name.startswith(("tokenizer", "vocab"))),
+        ("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
         "model",
     ),
     Part("record of the run", ("recipe.yaml", "run.json", "metrics.jsonl", "loss.png"), "run"),

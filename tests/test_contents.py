@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import modeling_gpt_scratch
-from publishing import contents
-from publishing.contents import CODE_FILES, PARTS, is_stale, missing_from, parts_in
+from modeling_gpt_scratch.conversion.tokenizer import TOKENIZER_FILES
+from publishing.contents import CODE_FILES, PARTS, code_files, is_stale, missing_from, parts_in
 
 PAGE = (Path(__file__).parent.parent / "docs" / "publish-your-model.md").read_text(encoding="utf-8")
 
@@ -17,13 +16,17 @@ def test_the_code_files_are_those_that_the_library_saves(tiny_model, tmp_path):
     assert sorted(file.name for file in tmp_path.glob("*.py")) == list(CODE_FILES)
 
 
-def test_another_code_file_is_found_by_its_import(tmp_path, monkeypatch):
+def test_another_code_file_is_found_by_its_import(tmp_path):
     (tmp_path / "modeling_gpt_scratch.py").write_text("import torch\nfrom .loss_gpt_scratch import loss\n")
     (tmp_path / "loss_gpt_scratch.py").write_text("from .configuration_gpt_scratch import GPTScratchConfig\n")
     (tmp_path / "configuration_gpt_scratch.py").write_text("")
-    monkeypatch.setattr(modeling_gpt_scratch, "__file__", str(tmp_path / "__init__.py"))
     names = ("configuration_gpt_scratch.py", "loss_gpt_scratch.py", "modeling_gpt_scratch.py")
-    assert contents._code_files() == names
+    assert code_files(tmp_path / "modeling_gpt_scratch.py") == names
+
+
+def test_a_release_and_a_conversion_take_the_same_files_of_a_tokenizer():
+    listed = [name for part in PARTS if "tokenizer" in part.title for name in part.patterns]
+    assert sorted(listed) == sorted(TOKENIZER_FILES)
 
 
 def test_a_folders_parts_are_taken_and_nothing_else(tmp_path):
