@@ -66,21 +66,12 @@ def fault_run(*arguments: str) -> dict:
 
 
 @HAS_FORK
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(processes):
-    figures = fault_run("--kills", "3", "--processes", processes, "--seed", "1")
-    assert figures["kills"] == 3
+@pytest.mark.parametrize(("processes", "kills"), [("1", "6"), ("2", "4")])
+def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(processes, kills):
+    figures = fault_run("--kills", kills, "--processes", processes, "--seed", "1")
+    assert figures["kills"] >= int(kills) - 1  # the run may end before the last one
     assert figures["while saving"] >= 1
     assert figures["lines compared"] >= 8
-
-
-@HAS_FORK
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_ten_kills_change_nothing(processes):
-    figures = fault_run("--kills", "10", "--processes", processes, "--seed", "2")
-    assert figures["kills"] >= 8  # the run may end before the last ones
-    assert figures["while saving"] >= 2
 
 
 @HAS_FORK
@@ -88,8 +79,8 @@ def test_ten_kills_change_nothing(processes):
 @pytest.mark.parametrize("name", ["TERM", "INT"])
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_run_that_is_asked_to_stop_ends_bit_for_bit_like_an_undisturbed_one(processes, name):
-    figures = fault_run("--kills", "3", "--steps", "90", "--signal", name, "--processes", processes)
-    assert figures["kills"] == 3
+    figures = fault_run("--kills", "2", "--steps", "60", "--signal", name, "--processes", processes)
+    assert figures["kills"] == 2
     assert figures["resumed"] == figures["kills"]
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from modeling_gpt_scratch.__main__ import main as convert
 from tests.conversions import book_model, fused_model, gpt2_model, write_gpt2, write_nanogpt, write_source
 from tests.loopback_hub import LoopbackHub
+from training.__main__ import main as training
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,11 +32,8 @@ def commands() -> list[str]:
     return [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
 
 
-def program(line: str) -> list[str]:
-    words = shlex.split(line)
-    if words[1:4] == ["-m", "training", "pretrain"]:
-        words += shlex.split(SHORT_RUN)
-    return [sys.executable, *words[1:]]
+# The programs that are called here, which spares starting each; that `python -m` finds them is seen elsewhere.
+PROGRAMS = {"training": training, "modeling_gpt_scratch": convert}
 
 
 @pytest.fixture(scope="module")
@@ -58,33 +57,56 @@ def clone(tmp_path_factory, tokenizer) -> Path:
 def run(words: list[str], clone: Path, **variables: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
     finished = subprocess.run(
-        words, cwd=clone, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        [sys.executable, *words],
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
     assert finished.returncode == 0, finished.stderr[-2000:]
     return finished.stdout
 
 
+@pytest.fixture
+def type_in(clone, monkeypatch, capsys):
+    """Does a line of the README in the clone, and returns what it prints."""
+    monkeypatch.chdir(clone)
+
+    def run_line(line: str, **variables: str) -> str:
+        words = shlex.split(line)[1:]
+        if words[0] != "-m":
+            return run(words, clone, **variables)
+        short = shlex.split(SHORT_RUN) if words[2] == "pretrain" else []
+        capsys.readouterr()
+        assert PROGRAMS[words[1]]([*words[2:], *short]) == 0
+        return capsys.readouterr().out
+
+    return run_line
+
+
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs_and_every_snippet_after_it(clone):
+def test_every_command_of_the_readme_runs_and_every_snippet_after_it(clone, type_in):
     make = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     demo = [line for line in make.splitlines() if "-m training" in line]
     assert len(demo) == 2
-    assert "nats per token" in run(program(demo[0]), clone)
-    assert run(program(demo[1]), clone).startswith("def ")
+    assert "nats per token" in type_in(demo[0])
+    assert type_in(demo[1]).startswith("def ")
 
     others = [line for line in commands() if "make" not in line]
     assert [line.split()[0] for line in others] == ["python"] * 8
     with LoopbackHub() as hub:
         logged_in = hub.environment(hub.add_token("alice"), clone / "home")
         for line in others:
-            assert run(program(line), clone, **logged_in)
+            assert type_in(line, **logged_in)
     assert set(hub.repositories["alice/demo"].tags) == {"v1"}
 
     snippets = blocks("python")
     assert len(snippets) == 2
     for snippet in snippets:
         # As on another machine: the clone's own package cannot be imported.
-        shown = run([sys.executable, "-P", "-c", snippet], clone)
+        shown = run(["-P", "-c", snippet], clone)
         assert ("import os" in shown) or ("def main(" in shown)
 
 

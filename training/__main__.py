@@ -4,15 +4,15 @@ lets the model write.
 """
 
 import sys
+from importlib import import_module
 
 from configuration.recipe import RecipeError
 from modeling_gpt_scratch.model_folder import ModelFolderError
 
-from . import generate, pretrain, tokenize, watch
 from .errors import InputError
 from .interruption import RunStoppedError, lasting_output
 
-COMMANDS = {"tokenize": tokenize.main, "pretrain": pretrain.main, "watch": watch.main, "generate": generate.main}
+COMMANDS = ("tokenize", "pretrain", "watch", "generate")  # modules of this folder, imported when they are asked for
 
 
 def main(argv: list[str]) -> int:
@@ -31,7 +31,7 @@ def _run(argv: list[str]) -> int:
         print(f"error: {found}; commands are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return COMMANDS[argv[0]](argv[1:])
+        return import_module(f"{__package__}.{argv[0]}").main(argv[1:])
     except (InputError, RecipeError) as error:
         for problem in str(error).splitlines():
             print(f"error: {problem}", file=sys.stderr)

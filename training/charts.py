@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,17 +116,23 @@ def draw_charts(folder: Path) -> list[Path]:
     return [folder / name for name in CHARTS]
 
 
+SECONDS_BETWEEN_DRAWINGS = 20  # drawing takes half a second, in which nothing is trained
+
+
 class LiveCharts(TrainerCallback):
-    """Redraws a run's charts after each evaluation."""
+    """Redraws a run's charts after evaluations, but not more often than `SECONDS_BETWEEN_DRAWINGS`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.has_warned = False
+        self._drawn_at = time.monotonic()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         # The last evaluations are drawn once the run has ended.
-        if state.is_world_process_zero and 0 < state.global_step < state.max_steps:
+        is_due = time.monotonic() - self._drawn_at >= SECONDS_BETWEEN_DRAWINGS
+        if state.is_world_process_zero and is_due and 0 < state.global_step < state.max_steps:
             self.redraw()
+            self._drawn_at = time.monotonic()
 
     def redraw(self) -> None:
         """Draws, or warns the first time that it cannot: no chart is worth a run."""
