@@ -1,13 +1,13 @@
 # `make demo` trains a small model and lets it write; `make test` runs the whole suite, for which it installs the
-# libraries that the tests try the model with; `make canary` tries a model folder on the newest releases of the library as
-# the index gives them today. All need Python 3.11 or newer.
+# libraries that the tests try the model with; `make canary` tries a model folder on the oldest supported releases of the
+# library and on the newest as the index gives them today. All need Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 EXTRAS ?= train,data,finetune,evaluate,export,quantize,serve,track,dev
 PY := $(VENV)/bin/python
 
-.PHONY: demo test canary lint environment
+.PHONY: demo test canary lint environment floor
 
 demo: $(VENV)/.installed-train
 	$(PY) -m training pretrain configuration/recipes/demo.yaml
@@ -17,12 +17,16 @@ demo: $(VENV)/.installed-train
 test: environment
 	$(PY) -m pytest -n 3 --dist worksteal
 
-canary: environment
-	$(PY) -m tests.exchange $(wildcard .venv-floor/bin/python)
+canary: environment floor
+	$(PY) -m tests.exchange .venv-floor/bin/python
 
 lint: environment
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+# The oldest supported versions.
+floor:
+	$(MAKE) environment VENV=.venv-floor CONSTRAINTS=constraints-floor.txt EXTRAS=train,dev
 
 environment: $(VENV)/.installed-$(EXTRAS)
 
