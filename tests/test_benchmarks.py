@@ -2,66 +2,66 @@
 
 import argparse
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import muon, pairs
+from benchmarks import generate, load, muon, pairs, tokenize, train_step
 
-ROOT = Path(__file__).parent.parent
+SIDES = (pairs.OURS, pairs.THEIRS)
 TINY = ["--layers", "2", "--width", "32", "--heads", "2", "--vocab_size", "97", "--device", "cpu"]
+
+
+# The programs are called in this process, which spares starting each; what they start is real.
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory on CPU is read from Linux's /proc")
-@pytest.mark.parametrize(
-    ("module", "arguments"),
-    [
-        ("benchmarks.train_step", ["--sequence_length", "16", "--steps", "3", "--precision", "bf16"]),
-        ("benchmarks.generate", ["--prompt_tokens", "4", "--new_tokens", "3", "--repeats", "3", "--batch_size", "2"]),
-    ],
-)
-def test_prints_time_and_memory_of_both_sides_and_their_ratios(module, arguments):
-    command = [sys.executable, "-m", module, *TINY, *arguments]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    for side in (pairs.OURS, pairs.THEIRS):
-        seconds, tokens_per_second, peak = re.search(rf"^{side} +(\S+) +(\S+) +(\S+)$", run.stdout, re.M).groups()
+def test_training_prints_time_and_memory_of_both_sides_and_their_ratios(capsys):
+    arguments = ["--sequence_length", "16", "--steps", "3", "--precision", "bf16"]
+    assert train_step.main([*TINY, *arguments]) == 0
+    printed = capsys.readouterr().out
+    for side in SIDES:
+        seconds, tokens_per_second, peak = re.search(rf"^{side} +(\S+) +(\S+) +(\S+)$", printed, re.M).groups()
         assert float(seconds) > 0
         assert float(tokens_per_second) > 0
         assert 50 < float(peak) < 5000  # MiB of a whole process: PyTorch, the library and a tiny model
     low, median, high = re.search(
-        r"^speed ratio, .* median (\S+), min (\S+), max (\S+) of 3 pairs$", run.stdout, re.M
+        r"^speed ratio, .* median (\S+), min (\S+), max (\S+) of 3 pairs$", printed, re.M
     ).group(2, 1, 3)
     assert 0 < float(low) <= float(median) <= float(high)
-    assert re.search(r"^memory ratio, .*: \d\.\d{3}$", run.stdout, re.M)
+    assert re.search(r"^memory ratio, .*: \d\.\d{3}$", printed, re.M)
+
+
+def test_generation_is_timed_on_both_sides(capsys, monkeypatch):
+    monkeypatch.setattr(generate, "peak_memory", lambda *rest, **named: {pairs.OURS: 1.0, pairs.THEIRS: 2.0})
+    arguments = ["--prompt_tokens", "4", "--new_tokens", "3", "--repeats", "3", "--batch_size", "2"]
+    assert generate.main([*TINY, *arguments]) == 0
+    printed = capsys.readouterr().out
+    for side in SIDES:
+        assert float(re.search(rf"^{side} +(\S+)", printed, re.M)[1]) > 0
+    assert re.search(r"^speed ratio, .* of 3 pairs$", printed, re.M)
+    assert re.search(r"^memory ratio, .*: 0\.500$", printed, re.M)
 
 
 @pytest.mark.slow
-def test_opening_a_folder_is_timed_on_both_sides():
-    command = [sys.executable, "-m", "benchmarks.load", *TINY, "--repeats", "3"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    for side in (pairs.OURS, pairs.THEIRS):
-        assert float(re.search(rf"^{side} +(\S+) s \(median\)$", run.stdout, re.M).group(1)) > 0
-    assert re.search(r"^speed ratio, .* of 3 pairs$", run.stdout, re.M)
+def test_opening_a_folder_is_timed_on_both_sides(capsys):
+    assert load.main([*TINY, "--repeats", "3"]) == 0
+    printed = capsys.readouterr().out
+    for side in SIDES:
+        assert float(re.search(rf"^{side} +(\S+) s \(median\)$", printed, re.M)[1]) > 0
+    assert re.search(r"^speed ratio, .* of 3 pairs$", printed, re.M)
 
 
 @pytest.mark.slow
-def test_tokenizing_is_timed_beside_datasets_and_its_memory_measured(tokenizer, tmp_path):
+def test_tokenizing_is_timed_beside_datasets_and_its_memory_measured(tokenizer, tmp_path, capsys):
     pytest.importorskip("datasets")
     tokenizer.save_pretrained(tmp_path)
-    words = [sys.executable, "-m", "benchmarks.tokenize", "--tokenizer", str(tmp_path)]
-    speed = subprocess.run(
-        [*words, "--megabytes", "0.2", "--pairs", "1"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert speed.returncode == 0, speed.stderr
-    assert re.search(r"^speed ratio, .* median \d+\.\d{3}, min .* of 1 pairs$", speed.stdout, re.M)
-    memory = subprocess.run([*words, "--memory", "0.2"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert memory.returncode == 0, memory.stderr
-    assert 100 < float(re.search(r"^0\.2 MB of text: peak (\d+) MiB", memory.stdout)[1]) < 5000
+    words = ["--tokenizer", str(tmp_path)]
+    assert tokenize.main([*words, "--megabytes", "0.2", "--pairs", "1"]) == 0
+    assert re.search(r"^speed ratio, .* median \d+\.\d{3}, min .* of 1 pairs$", capsys.readouterr().out, re.M)
+    assert tokenize.main([*words, "--memory", "0.2"]) == 0
+    assert 100 < float(re.search(r"^0\.2 MB of text: peak (\d+) MiB", capsys.readouterr().out)[1]) < 5000
 
 
 def test_muon_is_timed_in_both_types_beside_torchs(capsys):
