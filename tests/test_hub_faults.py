@@ -342,8 +342,9 @@ def upload(hub, files, tmp_path_factory):
     return start
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
-@pytest.mark.parametrize("endpoint", ["upload", "commit"])
+@pytest.mark.parametrize(
+    ("endpoint", "stop"), [("upload", signal.SIGINT), ("commit", signal.SIGKILL)], ids=["Ctrl-C", "SIGKILL"]
+)
 def test_stopped_in_the_middle_and_run_again_makes_one_whole_commit(stop, endpoint, hub, files, upload):
     hub.fault(*ENDPOINTS[endpoint], delay=3)
     process = upload()
