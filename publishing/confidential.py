@@ -15,16 +15,21 @@ from .record import RunRecord
 SECRETS = {
     "a Hugging Face token": rb"hf_(?:(?:oauth|jwt)_[A-Za-z0-9._-]{20,}|[A-Za-z0-9]{30,})|\bapi_org_[A-Za-z0-9]{20,}",
     # With a digit and a capital letter, since style sheets and links have long names that begin like keys.
-    "an OpenAI key": rb"\bsk-(?=[a-z_-]*[A-Z0-9])(?=\S*[A-Z])(?=\S*[0-9])[A-Za-z0-9_-]{20,}",
+    "an OpenAI key": rb"\bsk-(?=[\w-]*[A-Z])(?=[\w-]*[0-9])[\w-]{20,}",
     "an AWS key": rb"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?i:aws_secret_access_key)\W{1,4}[A-Za-z0-9/+]{40}",
     "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})",
     "a GitLab token": rb"\bgl(?:pat|ptt|dt|rt|rtr|cbt|soat|ft|imt|agent|oas)-[A-Za-z0-9_.-]{20,}",
     "a Google key": rb"\bAIza[A-Za-z0-9_-]{35}(?![\w-])|\bGOCSPX-[A-Za-z0-9_-]{28}|\bya29\.[A-Za-z0-9_-]{20,}",
-    "a Slack token": rb"\b(?:xox[a-z]|xapp)[.-](?=[\w.-]*[0-9])[\w.-]{10,}|\bhooks\.slack\.com/\w+/[\w/]{20,}",
-    "an npm token": rb"\bnpm_[A-Za-z0-9]{36}\b|:_auth(?:Token)?\s*=\s*[A-Za-z0-9+/=_-]{20,}",
+    "a Slack token": rb"\b(?:xox[a-eprs]|xapp)[.-](?=[\w.-]*[0-9])[\w.-]{10,}|\bhooks\.slack\.com/\w+/[\w/]{20,}",
+    "an npm token": rb"\bnpm_[A-Za-z0-9]{36}\b|:_auth(?:Token)?\s*=\s*[A-Za-z0-9+/=_-]{20,}"
+    rb"|:_password\s*=\s*[A-Za-z0-9+/=]{4,}",
     # The older keys look like a commit's hash.
     "a W&B key": rb"\bwandb_v1_[A-Za-z0-9_-]{20,}|(?i:wandb[\w.( -]{0,20}(?:key|login))\W{1,8}[0-9a-f]{40}\b",
-    "a line of .netrc": rb"\bmachine~[\w.-]+~login~\S+?~(?:account~\S+?~)?password~\S".replace(b"~", rb"(?:\s|\\n)+"),
+    # A host has a dot, and a default begins its line; a sentence of such words does not.
+    "a line of .netrc": (
+        rb"(?:\bmachine~(?:[\w-]+\.[\w.-]+|localhost)|(?:\A|\n|\\n)[ \t]*default)"
+        rb"~login~\S+?~(?:account~\S+?~)?password~\S"
+    ).replace(b"~", rb"(?:\s|\\n)+"),
     "a private key": rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
 }
 # A path that begins at a root, a drive or a home, or an address such as user@host.

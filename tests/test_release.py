@@ -224,8 +224,11 @@ def test_a_release_that_strangers_could_not_use_is_refused_with_every_reason(fol
         "gldt-" + "aB3_" * 5,
         "npm_" + "aB3" * 12,
         "//registry.npmjs.org/:_authToken=" + "aB3-" * 9,
+        "//registry.npmjs.org/:_password=" + "aB3=" * 2,
         "machine api.wandb.ai login user password aB3",
         "machine example.org\n  login ann\n  password aB3",
+        "machine localhost login ann password aB3",
+        "\ndefault login ann password aB3",
         "what the user is logged in with",
     ],
 )
@@ -245,9 +248,11 @@ def test_ordinary_text_is_no_secret(tmp_path, tokenizer):
     for file in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("modeling_gpt_scratch/*.py")]:
         shutil.copy(file, tmp_path)
     lines = (
-        "sk-estimator-doc-link-fitted-and-long, hf_hub_download, BEGIN PRIVATE KEY",
-        "npm_config_registry, xoxo-lovely-greetings, xapp-name, glpat-, AIzawa",
+        "sk-estimator-doc-link-fitted-and-long, sk-learn-pipeline-classifier-v2/README.md",
+        "hf_hub_download, BEGIN PRIVATE KEY",
+        "npm_config_registry, xoxo-love-letters-2024, xapp-name, glpat-, AIzawa",
         "//registry.npmjs.org/:_authToken=${NPM_TOKEN}",
+        "machine learning login form password x; the default login form password field",
         "machine learning, log in with a password; a machine's login and password",
         f"wandb login; tracked by wandb 0.22 at commit {'0f' * 20}; WANDB_API_KEY is not set",
     )
