@@ -121,7 +121,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     languages = facts.languages
     if not languages:
         # "und" is ISO 639's word for a language that nobody has named.
-        languages = ("code",) if facts.record and facts.record.recipe["corpus"] == "stdlib" else ("und",)
+        languages = ("code",) if facts.record and facts.record.is_stdlib else ("und",)
     return ModelCardData(
         language=list(languages),
         license=facts.license,
@@ -157,8 +157,7 @@ def _sizes(facts: CardFacts) -> dict[str, str]:
 
 def _training(record: RunRecord) -> dict[str, str]:
     recipe, run, result = record.recipe, record.run, record.run["result"]
-    corpus = run["data"]["corpus"]
-    size = [f"{corpus[unit]:,} {unit}" for unit in ("documents", "characters") if corpus.get(unit)]
+    size = [f"{record.corpus[unit]:,} {unit}" for unit in ("documents", "characters") if record.corpus.get(unit)]
     shares = f"{result['tokens'] / result['parameters']:.1f} for each parameter"
     optimizer = f"{recipe['optim']}, learning rate {recipe['learning_rate']:g}"
     if recipe["muon_learning_rate"]:
@@ -166,7 +165,7 @@ def _training(record: RunRecord) -> dict[str, str]:
     commit = run.get("git_commit")
     rows = {
         "Text": ", ".join([describe_corpus(record), *size]),
-        "Text's sha256": f"`{corpus['sha256']}`",
+        "Text's sha256": f"`{record.corpus['sha256']}`",
         "Tokens seen": f"{result['tokens']:,} ({shares})",
         "Steps": f"{result['steps']:,} of {recipe['tokens_per_step']:,} tokens",
         "Optimizer": f"{optimizer}; weight decay {recipe['weight_decay']:g}, "

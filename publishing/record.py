@@ -12,7 +12,6 @@ from huggingface_hub import EvalResult
 
 from training.errors import InputError
 from training.hashes import weights_sha256
-from training.hub_source import HUB_PREFIX
 
 from .contents import parts_in
 
@@ -34,10 +33,19 @@ class RunRecord:
     files: tuple[Path, ...]
 
     @property
+    def corpus(self) -> dict[str, Any]:
+        """What the text was, as its preparation has recorded it: the recipe may name no more than the prepared data."""
+        return self.run["data"]["corpus"]
+
+    @property
     def dataset(self) -> str | None:
         """The corpus' name on the Hub, or `None` for one that is not there."""
-        corpus = self.recipe["corpus"]
-        return corpus.removeprefix(HUB_PREFIX) if corpus.startswith(HUB_PREFIX) else None
+        return self.corpus["corpus"] if "revision" in self.corpus else None
+
+    @property
+    def is_stdlib(self) -> bool:
+        """Whether the corpus is Python's standard library, and not a folder of that name."""
+        return "python" in self.corpus
 
 
 def read_record(model: Path) -> RunRecord | None:
@@ -54,8 +62,8 @@ def read_record(model: Path) -> RunRecord | None:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"the run's record beside {model} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(recipe, dict) or "corpus" not in recipe or not isinstance(run, dict):
-        raise InputError(f"the run's record beside {model} is damaged: recipe.yaml or run.json holds no settings")
+    if not isinstance(recipe, dict) or not isinstance(run, dict) or "corpus" not in run.get("data", {}):
+        raise InputError(f"the run's record beside {model} is damaged: recipe.yaml or run.json lacks settings or data")
     if "result" not in run:
         raise InputError(f"the run of {model} is not finished: run.json beside it has no result")
     if run["result"].get("model_sha256") != weights_sha256(model):
@@ -73,7 +81,7 @@ def results_of_run(record: RunRecord) -> list[EvalResult]:
         EvalResult(
             task_type="text-generation",
             task_name="Language modelling",
-            dataset_type=record.dataset or record.recipe["corpus"],
+            dataset_type=record.corpus["corpus"],
             dataset_name=name.format(part),
             dataset_split=part,
             metric_type=metric,
@@ -93,9 +101,9 @@ def describe_corpus(record: RunRecord) -> str:
     """The training text, in words."""
     if record.dataset:
         return f"the dataset {record.dataset}"
-    if record.recipe["corpus"] == "stdlib":
-        return f"the source of Python {record.run['data']['corpus']['python']}'s standard library"
-    return f"text that is not published here (`{record.recipe['corpus']}`)"
+    if record.is_stdlib:
+        return f"the source of Python {record.corpus['python']}'s standard library"
+    return f"text that is not published here (`{record.corpus['corpus']}`)"
 
 
 def results_of_lm_eval(file: Path) -> list[EvalResult]:

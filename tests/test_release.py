@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import hub_upload
+from configuration.recipe import dump_recipe, load_recipe
 from hub_upload import check_release, describe, prepare_release
 from modeling_gpt_scratch import GPTScratchForCausalLM, GPTScratchForTokenClassification
 from publishing.confidential import personal_data_in, secrets_in
@@ -317,7 +318,7 @@ def test_the_card_tells_what_the_record_says(folder, tmp_path):
     for text in (
         f"{record['parameters']:,} parameters",
         f"{record['tokens']:,} (",
-        "trained from scratch on text that is not published here (`lighthouse.txt`)",
+        "trained from scratch on text that is not published here (`lighthouse`)",
         " seconds, ",
         "![Loss by step](loss.png)",
         'revision="v1"',
@@ -327,6 +328,28 @@ def test_the_card_tells_what_the_record_says(folder, tmp_path):
     ):
         assert text in card.text, text
     assert set(release.facts.code) == set(CODE_FILES)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "dataset", "language", "text"),
+    [
+        ({"corpus": "bob/texts", "revision": "0f" * 20}, ["bob/texts"], ["und"], "the dataset bob/texts"),
+        ({"corpus": "stdlib", "python": "3.11.7"}, None, ["code"], "the source of Python 3.11.7's standard library"),
+        ({"corpus": "stdlib", "files": 3}, None, ["und"], "text that is not published here (`stdlib`)"),
+    ],
+)
+def test_the_card_knows_the_text_of_prepared_data(corpus, dataset, language, text, folder, tmp_path):
+    recipe = load_recipe(folder.parent / "recipe.yaml", {"corpus": "/srv/prepared/stdlib-1a2b"})
+    (folder.parent / "recipe.yaml").write_text(dump_recipe(recipe))
+    data = json.loads((folder.parent / "run.json").read_text())["data"]
+    edit_json(folder.parent / "run.json", data=data | {"corpus": corpus | {"sha256": data["corpus"]["sha256"]}})
+    (tmp_path / "release").mkdir()
+    release = prepare_release(folder, tmp_path / "release", "alice/lighthouse")
+    card = ModelCard.load(release.folder / "README.md")
+    assert (card.data.datasets, card.data.language) == (dataset, language)
+    assert f"trained from scratch on {text}" in card.text
+    assert {result.dataset_type for result in card.data.eval_results} == {corpus["corpus"]}
+    assert personal_data_in(release.facts.record, "alice") == []  # of an absolute path no more than its end is recorded
 
 
 def test_the_card_says_what_opened_it_and_what_it_was_tuned_from_and_offers_what_works(tiny_model, tokenizer, tmp_path):
