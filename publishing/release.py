@@ -283,7 +283,7 @@ def problems_found(release: Release, found: dict[str, Any]) -> list[str]:
         problems.append(f"the logits differ from the source folder's by {found['logits_difference']:.2e}")
     if not found["padding_difference"] <= PADDING_TOLERANCE:
         problems.append(f"a row that is padded on the left gives other logits ({found['padding_difference']:.2e})")
-    if not _covers(found["tokens"], found["vocab_size"], release.facts.record):
+    if not _covers(found, release.facts.record):
         problems.append(
             f"the tokenizer has {found['tokens']:,} tokens, but vocab_size is {found['vocab_size']:,}: it belongs to "
             "another model"
@@ -291,7 +291,9 @@ def problems_found(release: Release, found: dict[str, Any]) -> list[str]:
     problems += [
         f"{name} is {there}, but the tokenizer's is {tokenizer}: put the file right"
         for name, (tokenizer, there) in found["special_tokens"].items()
-        if tokenizer != there and not (isinstance(there, list) and tokenizer in there)
+        if tokenizer != there
+        and not (isinstance(there, list) and tokenizer in there)
+        and not (tokenizer is None and there == _stand_in(name, found["special_tokens"]))
     ]
     tokenizer_length, positions = found["lengths"]
     if tokenizer_length > positions:
@@ -334,8 +336,19 @@ def _probe(network: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {"input_ids": input_ids, "logits": network.float()(input_ids).logits.contiguous()}
 
 
-def _covers(tokens: int, vocab_size: int, record: RunRecord | None) -> bool:
-    """Whether a vocabulary is a tokenizer's, perhaps rounded up: as its recipe says, or as GPUs like it."""
+def _stand_in(name: str, special_tokens: dict[str, list[Any]]) -> int | None:
+    """What a file may say of a token that the tokenizer lacks: that texts are padded with its end-of-text token."""
+    return special_tokens[name.replace("pad_", "eos_")][0] if name.startswith("pad_") else None
+
+
+def _covers(found: dict[str, Any], record: RunRecord | None) -> bool:
+    """
+    Whether a vocabulary is a tokenizer's, perhaps rounded up: as its recipe says, or as GPUs like it. That of the run
+    itself may have run out of text before it had as many tokens as it was to have.
+    """
+    tokens, vocab_size = found["tokens"], found["vocab_size"]
+    if record and record.run["data"].get("tokenizer_sha256") == found["tokenizer_sha256"]:
+        return tokens <= vocab_size
     multiples = {2**power for power in range(11)}
     if record and record.recipe.get("pad_vocab_to_multiple_of"):
         multiples.add(record.recipe["pad_vocab_to_multiple_of"])

@@ -61,6 +61,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         "unexpected": sorted(loading["unexpected_keys"]),
         "mismatched": sorted(str(key) for key in loading["mismatched_keys"]),
         "tokens": len(tokenizer),
+        "tokenizer_sha256": sha256_of_tokenizer(tokenizer),
         "vocab_size": config.vocab_size,
         "special_tokens": {
             f"{name} in {file}": [getattr(tokenizer, name), getattr(fields, name, None)]
@@ -96,6 +97,12 @@ def altered_files(place: str, revision: str, sha256: dict[str, str]) -> list[str
 def sha256_of(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_tokenizer(tokenizer: Any) -> str | None:
+    """The hash by which a run's record knows its tokenizer; `None` for one without a fast implementation."""
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    return hashlib.sha256(core.to_str().encode()).hexdigest() if core else None
 
 
 def padding_difference(model: Any, input_ids: Any, task: str) -> float:

@@ -1,11 +1,12 @@
 """Each check of a release by itself: it finds what it is for, and lets pass what is right."""
 
+import json
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from hub_upload import check_release, prepare_release
 from publishing import release as publishing_release
@@ -26,6 +27,7 @@ GOOD = {
     "unexpected": [],
     "mismatched": [],
     "tokens": 400,
+    "tokenizer_sha256": "0f",
     "vocab_size": 400,
     "special_tokens": {"eos_token_id in config.json": [0, 0], "pad_token_id in generation_config.json": [None, None]},
     "lengths": [64, 64],
@@ -36,8 +38,8 @@ GOOD = {
 LARGEST = 10.0
 
 
-def found_by(changes, native=False, recipe=None):
-    record = None if recipe is None else RunRecord(recipe, {}, ())
+def found_by(changes, native=False, recipe=None, tokenizer_sha256="another"):
+    record = None if recipe is None else RunRecord(recipe, {"data": {"tokenizer_sha256": tokenizer_sha256}}, ())
     facts = SimpleNamespace(native=native, record=record)
     probe = {"logits": torch.tensor([-LARGEST, 2.0])}
     return problems_found(SimpleNamespace(facts=facts, probe=probe), GOOD | changes)
@@ -52,7 +54,9 @@ def found_by(changes, native=False, recipe=None):
         ({"padding_difference": 0.9e-4}, {}),
         ({"tokens": 390, "vocab_size": 448}, {}),  # rounded up, as GPUs like it
         ({"tokens": 390, "vocab_size": 500}, {"recipe": {"pad_vocab_to_multiple_of": 250}}),
+        ({"tokens": 290, "vocab_size": 300}, {"recipe": {}, "tokenizer_sha256": "0f"}),  # it ran out of text
         ({"special_tokens": {"eos_token_id in generation_config.json": [0, [5, 0]]}}, {}),
+        ({"special_tokens": {"eos_token_id in config.json": [7, 7], "pad_token_id in config.json": [None, 7]}}, {}),
         ({"lengths": [32, 64]}, {}),
     ],
 )
@@ -77,6 +81,18 @@ def test_what_is_right_passes(changes, options):
         ({"padding_difference": math.nan}, {}, "padded on the left gives other logits (nan)"),
         ({"vocab_size": 401}, {}, "the tokenizer has 400 tokens, but vocab_size is 401"),
         ({"tokens": 401}, {}, "the tokenizer has 401 tokens, but vocab_size is 400"),
+        ({"tokens": 290, "vocab_size": 300}, {"recipe": {}}, "the tokenizer has 290 tokens, but vocab_size is 300"),
+        ({"tokens": 401}, {"recipe": {}, "tokenizer_sha256": "0f"}, "the tokenizer has 401 tokens"),
+        (
+            {"special_tokens": {"eos_token_id in config.json": [7, 7], "pad_token_id in config.json": [None, 8]}},
+            {},
+            "pad_token_id in config.json is 8, but the tokenizer's is None",
+        ),
+        (
+            {"special_tokens": {"eos_token_id in config.json": [7, 7], "pad_token_id in config.json": [6, 7]}},
+            {},
+            "pad_token_id in config.json is 7, but the tokenizer's is 6",
+        ),
         ({"vocab_size": 500}, {"recipe": {"pad_vocab_to_multiple_of": 0}}, "belongs to another model"),
         ({"special_tokens": {"eos_token_id in config.json": [0, 3]}}, {}, "eos_token_id in config.json is 3, but the"),
         ({"special_tokens": {"eos_token_id in config.json": [0, [3]]}}, {}, "eos_token_id in config.json is [3]"),
@@ -87,6 +103,12 @@ def test_what_is_right_passes(changes, options):
 def test_what_is_wrong_is_found(changes, options, message):
     [problem] = found_by(changes, **options)
     assert message in problem
+
+
+def test_a_fresh_process_knows_a_runs_tokenizer(finished_run):
+    record = json.loads((finished_run / "run.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(finished_run / "model")
+    assert stranger.sha256_of_tokenizer(tokenizer) == record["data"]["tokenizer_sha256"]
 
 
 def test_logits_of_another_shape_are_found():
