@@ -62,5 +62,25 @@ def test_own_special_tokens_stay_unless_another_tokenizer_is_named(tmp_path, sou
 
 def test_settings_that_cannot_be_read_or_written_are_refused(tmp_path, capsys, source):
     assert "generation_config.json cannot be read" in refusal(capsys, tmp_path, source("["))
-    message = refusal(capsys, tmp_path, source({"temperature": 0.7, "max_length": 99}))
-    assert "cannot be saved: GenerationConfig is invalid: - `temperature`" in message
+    message = refusal(capsys, tmp_path, source({"output_scores": True, "max_length": 99}))
+    assert "cannot be saved: GenerationConfig is invalid: - `output_scores`" in message
+
+
+@pytest.mark.parametrize("target", ["gpt-scratch", "gpt2"])
+def test_flags_without_effect_are_left_out_and_named(tmp_path, source, target):
+    flags = {"temperature": 0.7, "top_k": 20, "min_p": 0.1, "top_p": 1.0, "length_penalty": 2.0, "num_beams": 1}
+    lines = []
+    convert(source(flags | {"max_length": 9}), tmp_path / "output", target_format=target, report=lines.append)
+    assert "without do_sample or beams: temperature, top_k, min_p, length_penalty (gen" in lines[1]
+    written = GenerationConfig.from_pretrained(tmp_path / "output")
+    written.validate(strict=True)
+    assert (written.temperature, written.min_p, written.max_length) == (None, None, 9)
+
+
+def test_flags_with_effect_stay_without_a_word(tmp_path, source):
+    flags = {"do_sample": True, "temperature": 0.7, "num_beams": 2, "length_penalty": 2.0}
+    lines = []
+    convert(source(flags), tmp_path / "output", report=lines.append)
+    written = GenerationConfig.from_pretrained(tmp_path / "output")
+    assert (written.temperature, written.length_penalty) == (0.7, 2.0)
+    assert not any("Left out" in line for line in lines)

@@ -18,7 +18,7 @@ from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .book import book_logits, convert_book_checkpoint, unwrap_blog_checkpoint
 from .checks import LOGITS_TOLERANCE, ConversionError, compare_logits, model_logits
 from .files import find_checkpoint, load_checkpoint, read_json, state_dict_of
-from .generation import read_generation_config
+from .generation import drop_ignored_flags, read_generation_config
 from .gpt2 import convert_gpt2_checkpoint, fits_gpt2, gpt2_reference, to_gpt2
 from .gpt_scratch import load_gpt_scratch_checkpoint
 from .hub import find_source
@@ -78,6 +78,7 @@ def convert(
         if source_format in MODEL_TYPES.values():  # those that keep their settings in files of the library's names
             settings = read_generation_config(checkpoint.parent, model.config)
             model.generation_config = settings or model.generation_config
+        dropped = drop_ignored_flags(model.generation_config)
 
         saved_tokenizer = None
         if tokenizer is not None or (source.is_dir() and holds_tokenizer(source)):
@@ -91,6 +92,8 @@ def convert(
 
     if report is not None:
         report(f"Wrote {output}. Its logits differ from the checkpoint's by at most {difference:.2e}.")
+        if dropped:
+            report(f"Left out, as nothing without do_sample or beams: {', '.join(dropped)} (generation_config.json).")
         if source_format == "nanogpt":
             report(f"Its activation is {model.config.hidden_act}, which the checkpoint does not say: see --activation.")
         if saved_tokenizer is None:

@@ -8,6 +8,11 @@ from ..configuration_gpt_scratch import GPTScratchConfig
 from .checks import ConversionError
 
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+# Flags that are read only while sampling, or only in a search of several beams -> the value that changes nothing. The
+# library reads others where they have no effect, and refuses to write them (`GenerationConfig.validate`).
+SAMPLING_FLAGS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "top_h": None, "typical_p": 1.0}
+SAMPLING_FLAGS |= {"epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
+BEAM_FLAGS = {"early_stopping": False, "length_penalty": 1.0}
 
 
 def read_generation_config(folder: Path, config: GPTScratchConfig) -> GenerationConfig | None:
@@ -30,6 +35,17 @@ def read_generation_config(folder: Path, config: GPTScratchConfig) -> Generation
         setattr(settings, name, getattr(config, name) if token_ids is None else token_ids)
     limit_length(settings, config.max_position_embeddings)
     return settings
+
+
+def drop_ignored_flags(settings: GenerationConfig) -> list[str]:
+    """Takes out the flags that have no effect beside the others, and returns their names."""
+    ignored = {} if settings.do_sample else dict(SAMPLING_FLAGS)
+    if settings.num_beams in (None, 1):
+        ignored |= BEAM_FLAGS
+    dropped = [name for name, neutral in ignored.items() if getattr(settings, name, None) not in (None, neutral)]
+    for name in dropped:
+        setattr(settings, name, None)
+    return dropped
 
 
 def limit_length(settings: GenerationConfig, positions: int) -> None:
