@@ -1,6 +1,7 @@
 """The model card: filled from the run's record and measurements, and saying of itself what is not known."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,7 +163,7 @@ def _training(record: RunRecord) -> dict[str, str]:
     optimizer = f"{recipe['optim']}, learning rate {recipe['learning_rate']:g}"
     if recipe["muon_learning_rate"]:
         optimizer = f"Muon at {recipe['muon_learning_rate']:g} for the blocks' matrices; the rest by {optimizer}"
-    commit = run.get("git_commit")
+    starts = run.get("starts") or [run]  # a run may go on elsewhere, or with other versions
     rows = {
         "Text": ", ".join([describe_corpus(record), *size]),
         "Text's sha256": f"`{record.corpus['sha256']}`",
@@ -173,15 +174,23 @@ def _training(record: RunRecord) -> dict[str, str]:
         "Schedule": f"{recipe['schedule']}, warm-up {recipe['warmup_steps']:g} "
         + ("of the run" if 0 < recipe["warmup_steps"] < 1 else "steps"),
         "Precision": recipe["precision"],
-        "Hardware": f"{run['hardware']['device']}, {run['hardware']['count']} {run['hardware']['unit']} "
-        f"({run['hardware']['system']})",
+        "Hardware": _distinct("{device}, {count} {unit} ({system})".format_map(start["hardware"]) for start in starts),
         "Time": f"{_duration(result['seconds'])}, {result['tokens_per_second']:,.0f} tokens a second",
-        "Versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
-        "Trained by commit": f"`{commit}` of gpt-scratch" if commit else "not recorded",
+        "Versions": _distinct(
+            ", ".join(f"{name} {version}" for name, version in start["versions"].items()) for start in starts
+        ),
+        "Trained by commit": _distinct(
+            f"`{start['git_commit']}` of gpt-scratch" if start.get("git_commit") else "not recorded" for start in starts
+        ),
     }
     if "initial" in result and "eval_loss" in result["initial"]:
         rows["Validation loss"] = f"{result['initial']['eval_loss']:.4f} at first, {result['eval_loss']:.4f} at the end"
     return rows
+
+
+def _distinct(descriptions: Iterable[str]) -> str:
+    """What is said of the starts of a run, each once."""
+    return "; then ".join(dict.fromkeys(descriptions))
 
 
 def _duration(seconds: float) -> str:

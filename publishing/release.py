@@ -77,9 +77,16 @@ class Release:
 
 @contextmanager
 def staging_folder(model: Path) -> Iterator[Path]:
-    """Gives an empty hidden folder on the model's disk, where weights need no second copy; removes it at the end."""
+    """Gives an empty hidden folder on the model's disk, where weights need no second copy; removes it at the end.
+
+    Where that cannot be written, the folder is among the system's temporary ones.
+    """
     parent = next(parent for parent in model.resolve().parents if parent.exists())
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".release-") as folder:
+    try:
+        staging = tempfile.TemporaryDirectory(dir=parent, prefix=".release-")
+    except OSError:
+        staging = tempfile.TemporaryDirectory(prefix=".release-")
+    with staging as folder:
         yield Path(folder)
 
 

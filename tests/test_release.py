@@ -4,6 +4,7 @@ import getpass
 import json
 import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from modeling_gpt_scratch import GPTScratchForCausalLM, GPTScratchForTokenClassi
 from publishing.confidential import personal_data_in, secrets_in
 from publishing.contents import CODE_FILES
 from publishing.record import RunRecord
+from publishing.release import staging_folder
 from publishing.source import read_config
 from tests.measurements import LM_EVAL, OPENED
 from training.errors import InputError
@@ -350,6 +352,33 @@ def test_the_card_knows_the_text_of_prepared_data(corpus, dataset, language, tex
     assert f"trained from scratch on {text}" in card.text
     assert {result.dataset_type for result in card.data.eval_results} == {corpus["corpus"]}
     assert personal_data_in(release.facts.record, "alice") == []  # of an absolute path no more than its end is recorded
+
+
+def test_the_card_lists_each_environment_of_a_run_once(folder, tmp_path):
+    run = json.loads((folder.parent / "run.json").read_text())
+    [start] = run["starts"]
+    hardware = {"device": "NVIDIA H100", "count": 8, "unit": "GPUs", "system": "Linux x86_64"}
+    first = {"step": 0, "hardware": hardware, "versions": {"torch": "2.12.0"}, "git_commit": None}
+    edit_json(folder.parent / "run.json", starts=[first, first | {"step": 2}, start | {"step": 3}])
+    (tmp_path / "release").mkdir()
+    text = (prepare_release(folder, tmp_path / "release", "alice/lighthouse").folder / "README.md").read_text()
+    assert f"| Hardware | NVIDIA H100, 8 GPUs (Linux x86_64); then {start['hardware']['device']}, " in text
+    assert f"| Versions | torch 2.12.0; then python {start['versions']['python']}, " in text
+    assert text.count("NVIDIA H100") == 1
+
+
+def test_a_model_is_published_from_a_place_that_cannot_be_written(folder, monkeypatch):
+    make = tempfile.mkdtemp
+
+    def refuse(suffix=None, prefix=None, dir=None):
+        if dir is not None:
+            raise PermissionError(f"{dir} is for reading only")
+        return make(suffix, prefix, dir)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with staging_folder(folder) as staging:
+        assert staging.parent == Path(tempfile.gettempdir())
+    assert not staging.exists()
 
 
 def test_the_card_says_what_opened_it_and_what_it_was_tuned_from_and_offers_what_works(tiny_model, tokenizer, tmp_path):
