@@ -174,6 +174,8 @@ def _check_options(options: argparse.Namespace) -> None:
     for option, name in (("--tag", options.tag), ("--revision", options.revision)):
         if name is not None and not REFERENCE.fullmatch(name):
             raise InputError(f"{option} {name} is no name that git allows: use letters, digits, dots and dashes")
+    if options.tag == options.revision:
+        raise InputError(f"--tag {options.tag} is the branch's name, which only one of the two can have: name another")
     if options.license is not None and not LICENSE.fullmatch(options.license):
         raise InputError(f"--license {options.license} is no licence's name on the Hub: such as mit, apache-2.0, other")
     if options.create_pr and options.tag:
@@ -188,13 +190,18 @@ def publish(release: Release, repository: Repository) -> Commit:
     """Sends a checked release in one commit, opens it from the Hub in a fresh process, and tags it as its card says.
 
     Raises:
-        InputError: the token may not, the tag names something else, or somebody else changed the branch meanwhile.
+        InputError: the token may not, the tag is a branch or names something else, or somebody else changed the
+            branch meanwhile.
         PublishError: the Hub has failed, or holds something else than was sent.
     """
     if release.facts.repo_id != repository.repo_id:
         raise InputError("the release's card is of another repository: prepare it for this one")
     tag = release.facts.revision
     repository.create()
+    if tag and repository.is_branch(tag):
+        raise InputError(
+            f"{tag} is a branch of {repository.repo_id}, so no tag can have that name: choose another --tag"
+        )
     tagged = repository.tag(tag) if tag else None
     if tagged and repository.differing_files(release.files, tagged):
         raise InputError(f"the tag {tag} exists and names another release ({tagged}): choose a new name")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
@@ -148,16 +148,16 @@ class Repository:
 
     def tag(self, name: str) -> str | None:
         """The commit that a tag names, or `None`."""
-        refs = self._try("reading the tags", self.api.list_repo_refs, self.repo_id)
         # An annotated tag's own object is not a commit, so the commit is asked for by name.
-        return self.head(name) if any(ref.name == name for ref in refs.tags) else None
+        return self.head(name) if name in self._names("tags") else None
+
+    def is_branch(self, name: str) -> bool:
+        """Whether a branch has this name, or will have: a tag of the same name would lock it."""
+        return name == self.revision or name in self._names("branches")
 
     def newest_version(self) -> int:
-        """The largest number of a tag or branch v1, v2, ...; 0 where there is none."""
-        if self._info() is None:
-            return 0
-        refs = self._try("reading the tags", self.api.list_repo_refs, self.repo_id)
-        found = [VERSION.fullmatch(ref.name) for ref in (*refs.tags, *refs.branches)]
+        """The largest number of a tag or branch v1, v2, ..., this one's branch among them; 0 where there is none."""
+        found = [VERSION.fullmatch(name) for name in (self.revision, *self._names("tags"), *self._names("branches"))]
         return max((int(version.group(1)) for version in found if version), default=0)
 
     def set_tag(self, name: str, commit: str) -> None:
@@ -299,6 +299,17 @@ class Repository:
             if not self.differing_files(files, head):
                 return Commit(head, pull_request=request.url)
         return None
+
+    def _names(self, kind: Literal["tags", "branches"]) -> list[str]:
+        """The names of the tags or branches; none where there is no repository."""
+
+        def read_names() -> list[str]:
+            try:
+                return [ref.name for ref in getattr(self.api.list_repo_refs(self.repo_id), kind)]
+            except RepositoryNotFoundError:
+                return []
+
+        return self._try(f"reading the {kind}", read_names)
 
     def _info(self, revision: str | None = None) -> Any:
         def read_info() -> Any:

@@ -227,6 +227,16 @@ def test_a_wrong_token_and_a_taken_tag_change_nothing(folder, hub, token, withou
     assert len(hub.repositories["alice/lighthouse"].commits()) == 2
 
 
+def test_no_tag_has_the_name_of_a_branch(folder, hub, token, without_opening, capsys):
+    assert publish(folder, "alice/lighthouse", "--revision", "v1") == 0
+    repository = hub.repositories["alice/lighthouse"]
+    assert repository.tags == {"v2": repository.branches["v1"]}
+    heads = dict(repository.branches)
+    assert publish(folder, "alice/lighthouse", "--tag", "v1") == 2
+    assert "v1 is a branch of alice/lighthouse, so no tag can have that name" in capsys.readouterr().err
+    assert repository.branches == heads
+
+
 def test_ctrl_c_and_offline_mode_are_answered_in_one_line(folder, hub, token, capsys, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -474,6 +474,8 @@ def test_a_model_without_a_record_says_so(tiny_model, tokenizer, tmp_path):
         (["alice/x", "--check-with", "5.15.0,latest"], "'latest' is no version of Transformers"),
         (["alice/x", "--tag", 'v 1 "beta"'], "is no name that git allows"),
         (["alice/x", "--revision", "a..b"], "is no name that git allows"),
+        (["alice/x", "--tag", "main"], "--tag main is the branch's name, which only one of the two can have"),
+        (["alice/x", "--tag", "v1", "--revision", "v1"], "--tag v1 is the branch's name"),
         (["alice/x", "--license", "My Own"], "--license My Own is no licence's name on the Hub"),
         (["alice/x", "--create-pr", "--tag", "v1"], "--create-pr makes none: tag it when it is merged"),
         (["alice/x", "--create-pr", "--private"], "--create-pr needs one that exists"),

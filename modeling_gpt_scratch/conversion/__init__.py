@@ -93,7 +93,8 @@ def convert(
     if report is not None:
         report(f"Wrote {output}. Its logits differ from the checkpoint's by at most {difference:.2e}.")
         if dropped:
-            report(f"Left out, as nothing without do_sample or beams: {', '.join(dropped)} (generation_config.json).")
+            names = ", ".join(dropped)
+            report(f"Left out of generation_config.json, as it does nothing without sampling or beams: {names}.")
         if source_format == "nanogpt":
             report(f"Its activation is {model.config.hidden_act}, which the checkpoint does not say: see --activation.")
         if saved_tokenizer is None:
