@@ -49,9 +49,12 @@ def fresh_model(
         generation_config: is copied; `None` means that of the configuration.
 
     Raises:
-        ModelFolderError: weights are missing, left over or of another shape.
+        ModelFolderError: weights are missing, left over, of another shape or of several dtypes.
     """
     weights = clean_state_dict(state_dict)
+    dtypes = {str(tensor.dtype) for tensor in weights.values() if tensor.is_floating_point()}
+    if len(dtypes) != 1:
+        raise ModelFolderError(f"the weights are of {' and '.join(sorted(dtypes)) or 'no type'}, not of one type")
     model, found = model_class.from_pretrained(
         None,
         config=copy.deepcopy(config),
@@ -112,7 +115,7 @@ def _logits(model: PreTrainedModel) -> torch.Tensor:
         generator=torch.Generator().manual_seed(0),
     )
     parameters = {name: parameter.float() for name, parameter in model.eval().named_parameters()}
-    return torch.func.functional_call(model, parameters, (), {"input_ids": ids}).logits
+    return torch.func.functional_call(model, parameters, (), {"input_ids": ids})[0]
 
 
 def _refuse_what_does_not_fit(found: dict, what: str) -> None:

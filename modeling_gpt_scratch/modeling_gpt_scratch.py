@@ -19,6 +19,7 @@ The names are the library's. In the book "Build a Large Language Model (From Scr
     out_head                        lm_head
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
     SequenceClassifierOutputWithPast,
+    TokenClassifierOutput,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
@@ -63,11 +65,12 @@ def take_cache(past_key_values: Cache | None, kwargs: dict[str, Any]) -> Cache |
         `ValueError`: two of them, or what older releases had in place of a cache.
     """
     for name in (CACHE_NAME, "cache"):
-        # Continuous batching passes a thing of its own as `cache`, which is for the attention alone.
-        if isinstance(kwargs.get(name), Cache | tuple):
-            if past_key_values is not None:
+        if name in kwargs and isinstance(kwargs[name], Cache | tuple | list | None):
+            cache = kwargs.pop(name)
+            if cache is not None and past_key_values is not None:
                 raise ValueError(f"past_key_values and {name} are two names of the same thing: pass one of them")
-            past_key_values = kwargs.pop(name)
+            past_key_values = past_key_values if cache is None else cache
+        # Continuous batching passes a thing of its own as `cache`, which is for the attention alone.
     if past_key_values is not None and not isinstance(past_key_values, Cache):
         raise ValueError(
             f"past_key_values is a {type(past_key_values).__name__}, but must be a transformers Cache: "
@@ -421,7 +424,7 @@ class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
         if skip_logits and not wants_loss:
             raise ValueError("skip_logits=True leaves only the loss, which needs labels or shift_labels")
         logits, loss = None, None
-        if skip_logits and can_be_taken_apart(self.lm_head):
+        if skip_logits and "ignore_index" not in kwargs and can_be_taken_apart(self.lm_head):
             loss = chunked_causal_lm_loss(hidden_states, self.lm_head.weight, labels, shift_labels, num_items_in_batch)
         else:
             if isinstance(logits_to_keep, int):
@@ -545,6 +548,11 @@ class GPTScratchForTokenClassification(GenericForTokenClassification, GPTScratch
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.score = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
+
+    @functools.wraps(GenericForTokenClassification.forward)
+    def forward(self, *args, **kwargs) -> TokenClassifierOutput:
+        cache = take_cache(kwargs.pop("past_key_values", None), kwargs)
+        return super().forward(*args, **kwargs, **({} if cache is None else {CACHE_NAME: cache}))
 
 
 __all__ = [

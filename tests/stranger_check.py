@@ -39,6 +39,7 @@ FROM_THE_LIBRARY = {
         "BaseModelOutputWithPast",
         "CausalLMOutputWithPast",
         "SequenceClassifierOutputWithPast",
+        "TokenClassifierOutput",
     ],
     "transformers.modeling_utils": ["ALL_ATTENTION_FUNCTIONS (get_interface)"],
     "transformers.processing_utils": ["Unpack"],
@@ -145,7 +146,7 @@ class Check:
         write(PROMPTS[1], do_sample=False)  # told no length, it must stop at the model's last position
 
     def classifiers_open(self) -> None:
-        from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+        from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, DynamicCache
 
         batch = self.tokenizer(PROMPTS, return_tensors="pt", padding=True)
         for auto_class, shape in (
@@ -154,7 +155,8 @@ class Check:
         ):
             with no_deprecations():
                 model = auto_class.from_pretrained(self.folder, num_labels=2, **self.trust)
-                assert model(**batch).logits.shape == shape
+                for cache in ({}, {"past_key_values": DynamicCache()}, {"cache": DynamicCache()}):
+                    assert model(**batch, **cache).logits.shape == shape
 
     def the_trainer_trains(self) -> None:
         """Two steps with gradient checkpointing; what it saves opens and is what it trained."""

@@ -344,6 +344,24 @@ def test_a_cache_is_returned_by_default_and_can_be_declined(tiny_model):
     torch.testing.assert_close(next_logits, expected, **CLOSE)
 
 
+def test_a_name_of_the_cache_without_one_does_not_hide_the_other(tiny_model):
+    model, input_ids = tiny_model(), random_ids(1, 8)
+    expected = model(input_ids).logits[:, 5:]
+    for here, nowhere in (("past_key_values", "cache"), ("cache", "past_key_values")):
+        cache = DynamicCache()
+        model(input_ids[:, :5], **{here: cache})
+        logits = model(input_ids[:, 5:], **{here: cache, nowhere: None}).logits
+        torch.testing.assert_close(logits, expected, **CLOSE)
+        assert cache.get_seq_length() == 8
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+@pytest.mark.parametrize("legacy", [(), []], ids=["tuple", "list"])
+def test_what_older_releases_had_in_place_of_a_cache_is_refused(name, legacy, tiny_model):
+    with pytest.raises(ValueError, match="must be a transformers Cache"):
+        tiny_model()(random_ids(1, 4), **{name: legacy})
+
+
 def test_a_cache_made_without_a_configuration_works_too(tiny_model):
     model, input_ids = tiny_model(), random_ids(2, 9)
     cache = DynamicCache()

@@ -379,6 +379,14 @@ def test_output_that_nobody_reads_any_more_is_no_reason_to_stop(name, monkeypatc
             assert main(["--help" if name == "stdout" else "nonsense"]) == (0 if name == "stdout" else 2)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="stands for a full disk")
+def test_a_program_outlives_output_that_is_closed_or_on_a_full_disk():
+    words = f"{sys.executable} -m training --help"
+    for redirection in (">&-", "2>&-", ">/dev/full", "2>/dev/full"):
+        finished = subprocess.run(["sh", "-c", f"{words} {redirection}"], cwd=ROOT, capture_output=True, check=False)
+        assert finished.returncode == 0, (redirection, finished.stderr)
+
+
 # Another command, another recipe
 
 

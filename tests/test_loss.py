@@ -196,6 +196,14 @@ def test_skip_logits_calls_a_head_that_does_more_than_multiply_by_its_weight(cha
     assert_same_gradients(actual, expected)
 
 
+def test_skip_logits_honours_another_ignore_index(tiny_model):
+    model, inputs = tiny_model(), loss_inputs()
+    inputs["labels"][0, 3:7] = 5
+    expected = model(**inputs, ignore_index=5).loss
+    assert expected != model(**inputs).loss
+    torch.testing.assert_close(model(**inputs, ignore_index=5, skip_logits=True).loss, expected, **CLOSE)
+
+
 def test_a_second_backward_through_a_kept_graph_gives_the_gradients_again(tiny_model):
     model, inputs = tiny_model(), loss_inputs(uneven=True)
     _, expected = loss_and_gradients(model, **inputs)

@@ -140,3 +140,16 @@ def test_an_error_of_a_full_disk_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "write_text", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*run\.json'"):
         write_durably(tmp_path / "run.json", "{}")
+
+
+def test_weights_of_several_types_are_refused(tiny_model):
+    weights = tiny_model().state_dict()
+    weights["model.norm.weight"] = weights["model.norm.weight"].half()
+    for state_dict, found in ((weights, "torch.float16 and torch.float32"), ({}, "no type")):
+        with pytest.raises(ModelFolderError, match=f"{found}, not of one type"):
+            fresh_model(GPTScratchForCausalLM, tiny_model().config, state_dict)
+
+
+def test_a_decoder_without_a_head_is_written_too(tiny_model, tmp_path):
+    write_model_folder(tmp_path / "model", tiny_model().model)
+    assert (tmp_path / "model" / "model.safetensors").is_file()

@@ -61,3 +61,22 @@ def test_a_full_disk_costs_no_run_and_no_line_that_comes_after(tmp_path, monkeyp
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, previous)
     assert caplog.text.count("metrics.jsonl cannot be written, training goes on") == 1
+
+
+def test_metrics_that_vanish_or_cannot_be_opened_end_no_run(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(monitoring, "measured_peak", lambda device, dtype: 4000.0)
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True)
+    state, control = TrainerState(is_world_process_zero=True, max_steps=4), TrainerControl()
+    monitor = RunMonitor(tmp_path, tokens_per_step=10, flops_per_token=200.0)
+    monitor.on_train_begin(args, state, control)
+    (tmp_path / "metrics.jsonl").unlink()
+    monitor.on_log(args, state, control, logs={"loss": 1.0})
+    assert len(read_metrics(tmp_path)) == 1
+    (tmp_path / "metrics.jsonl").rename(tmp_path / "kept")
+    (tmp_path / "metrics.jsonl").mkdir()
+    monitor.on_log(args, state, control, logs={"loss": 2.0})
+    (tmp_path / "metrics.jsonl").rmdir()
+    (tmp_path / "kept").rename(tmp_path / "metrics.jsonl")
+    monitor.on_train_end(args, state, control)  # what still waits is written
+    assert [line["loss"] for line in read_metrics(tmp_path)] == [1.0, 2.0]
+    assert "cannot be written, training goes on" in caplog.text

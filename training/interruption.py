@@ -88,22 +88,35 @@ class _LastingStream:
         try:
             act(*arguments)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return  # the line is lost; later ones come when there is space again
             if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: of a terminal
                 raise
-            # From here on whatever has the file open, C libraries included, writes to nowhere.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            self._go_nowhere()
+
+    def finish(self) -> None:
+        """Writes what is left in a buffer, which would fail when Python ends."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._go_nowhere()
+
+    def _go_nowhere(self) -> None:
+        # From here on whatever has the file open, C libraries included, writes to nowhere.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
     """Keeps a program alive whose output is read no more: work of hours is worth more than its lines."""
     outer = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_LastingStream, outer)
+    lasting = [stream and _LastingStream(stream) for stream in outer]  # None: closed before the program began
+    sys.stdout, sys.stderr = lasting
     try:
         yield
     finally:
-        sys.stdout.flush()  # what is left in a buffer would fail when Python ends
-        sys.stderr.flush()
+        for stream in filter(None, lasting):
+            stream.finish()
         sys.stdout, sys.stderr = outer

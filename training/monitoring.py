@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,18 +145,23 @@ class RunMonitor(TrainerCallback):
     def _write_lines(self) -> None:
         """Appends what is not written yet, whole or not at all; a full disk costs no run, and lines wait for space."""
         file = self.folder / METRICS
-        size = file.stat().st_size
+        size = None
         try:
+            size = file.stat().st_size if file.exists() else 0
             with file.open("a", encoding="utf-8") as stream:
                 stream.write(self.unwritten)
             self.unwritten = ""
         except OSError as error:
-            os.truncate(file, size)
+            if size is not None:
+                with suppress(OSError):  # it cannot be opened either
+                    os.truncate(file, size)
             if not self.has_warned:
                 logger.warning(f"{file} cannot be written, training goes on: {error}")
             self.has_warned = True
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self.bar is not None:
+            if self.unwritten:
+                self._write_lines()
             self.bar.close()
             self.bar = None
