@@ -132,6 +132,18 @@ def test_of_two_states_of_a_lost_text_none_is_guessed_but_a_run_keeps_its_own(ru
         assert prepare(run_config(corpus=str(prepared.folder))).folder == prepared.folder
 
 
+def test_a_run_keeps_its_data_although_its_text_has_changed(run_config, texts):
+    first = prepare(run_config())
+    record = data_record(first.folder)
+    (texts / "07.txt").write_text("Another.")
+    said = []
+    assert prepare(run_config(), said.append, begun_on=record).folder == first.folder
+    assert said == [f"the run goes on with the data that it began on, {first.folder}"]
+    assert prepare(run_config()).folder != first.folder
+    shutil.rmtree(first.folder)
+    assert data_record(prepare(run_config(), begun_on=record).folder) != record  # which the run then refuses
+
+
 def test_a_damaged_note_is_made_again(run_config, read_nothing):
     first = prepare(run_config())
     for damage in ("{", "[]"):

@@ -489,6 +489,9 @@ def test_run_that_began_on_other_data_is_not_continued(command, tmp_path, texts,
     assert main(command(corpus=corpus, max_steps=4)) == 0
     shutil.rmtree(tmp_path / "run" / "model")
     (corpus / "00.txt").write_text("Something else.\n" * 50)
+    assert main(command(corpus=corpus, max_steps=4)) == 0  # its own is still there
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.rmtree(tmp_path / "data")
     assert main(command(corpus=corpus, max_steps=4)) == 2
     assert re.search("a run with another data and tokenizer .*--allow_changed data,tokenizer", capsys.readouterr().err)
 

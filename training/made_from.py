@@ -57,20 +57,14 @@ def find_in_place_of(
     data_dir: Path,
     settings: str,
     signatures: Signatures,
-    begun_in: Path | None,
     say: Callable[[str], None],
 ) -> Path:
     """The prepared folder that stands in for sources that are missing.
-
-    Args:
-        begun_in: the one that a run has begun on.
 
     Raises:
         InputError: there is none, or more than one because a source has changed in the meantime.
     """
     found = find_made_from(data_dir, settings, signatures)
-    if begun_in is not None and begun_in.is_dir():
-        found = [begun_in]
     if not found:
         raise missing[0]
     if len(found) > 1:

@@ -58,8 +58,9 @@ def prepare_shards(
         window: tokens that the model reads at once; the training part must hold more.
         say: told what is going on, in a line.
         verify: whether to read all shards and compare them with what was written.
-        begun_on: the data that the run has begun on, as `shards.data_record` describes it. Its commit of a dataset
-            counts instead of what the recipe's revision stands for now.
+        begun_on: the data that the run has begun on, as `shards.data_record` describes it. Where it is in `data_dir`
+            it is used, whatever its sources are now; else its commit of a dataset counts instead of what the recipe's
+            revision stands for now.
 
     Raises:
         InputError: the corpus, the tokenizer or the prepared data cannot be used; nothing is written then.
@@ -91,6 +92,10 @@ def _find_or_prepare(
 ) -> Path:
     data_dir, settings = Path(run.data_dir), settings_sha256(run, vocab_size)
     if begun_on is not None:
+        begun_in = data_dir / begun_on.get("folder", "")
+        if data_record(begun_in) == begun_on:
+            say(f"the run goes on with the data that it began on, {begun_in}")
+            return begun_in
         run = replace(run, dataset_revision=begun_on["corpus"].get("revision", run.dataset_revision))
     corpus = tokenizer = None
     signatures: Signatures = {}
@@ -111,8 +116,7 @@ def _find_or_prepare(
         missing.append(error)
 
     if missing:
-        begun_in = data_dir / begun_on["folder"] if begun_on is not None and "folder" in begun_on else None
-        return find_in_place_of(missing, data_dir, settings, signatures, begun_in, say)
+        return find_in_place_of(missing, data_dir, settings, signatures, say)
     if tokenizer is not None:
         _check_vocabulary(tokenizer, vocab_size)
     found = find_made_from(data_dir, settings, signatures)
