@@ -1,5 +1,6 @@
 """Prepared data is enough: found again without reading the text, and without the text, the tokenizer or the Hub."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,11 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file
 
 from configuration.recipe import RunConfig
-from training import hub_source, preparation
+from training import hub_source, made_from, preparation
 from training.__main__ import main
 from training.corpus import Document
 from training.errors import InputError
@@ -21,6 +23,7 @@ from training.made_from import MADE_FROM
 from training.preparation import prepare_shards
 from training.shards import TokenShards, data_record
 from training.tokenizer import train_tokenizer
+from training.work_folder import work_on
 
 ROOT = Path(__file__).parent.parent
 TALES = [f"Tale {number}: one lamp, {number} ships and a letter that came home.\n" for number in range(60)]
@@ -132,6 +135,13 @@ def test_of_two_states_of_a_lost_text_none_is_guessed_but_a_run_keeps_its_own(ru
         assert prepare(run_config(corpus=str(prepared.folder))).folder == prepared.folder
 
 
+def test_a_copy_of_prepared_data_is_no_other_state_of_its_text(run_config, texts):
+    first = prepare(run_config())
+    copy = Path(shutil.copytree(first.folder, first.folder.with_name("copy")))
+    shutil.rmtree(texts)
+    assert prepare(run_config()).folder in (first.folder, copy)
+
+
 def test_a_run_keeps_its_data_although_its_text_has_changed(run_config, texts):
     first = prepare(run_config())
     record = data_record(first.folder)
@@ -166,6 +176,37 @@ def test_prepared_data_that_cannot_be_written_is_used_as_it_is(run_config, texts
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert prepare(run_config()).folder == first.folder
     assert (first.folder / MADE_FROM).read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOLCK])
+def test_prepared_data_is_used_where_no_note_can_be_written(number, run_config, texts, monkeypatch):
+    first = prepare(run_config())
+    (texts / "07.txt").touch()
+
+    def fail(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(*((made_from, "write_durably") if number == errno.ENOSPC else (FileLock, "acquire")), fail)
+    assert prepare(run_config()).folder == first.folder
+
+
+def test_a_process_that_comes_while_the_work_folder_is_removed_is_no_error(tmp_path, monkeypatch):
+    folder = tmp_path / "d"
+    rmdir = os.rmdir
+
+    def come_first(path, **options):
+        (tmp_path / "d.partial" / "lock").touch()
+        monkeypatch.setattr(os, "rmdir", rmdir)
+        rmdir(path, **options)
+
+    with work_on(folder, print) as work:
+        work.data.mkdir()
+        work.complete(folder)
+        monkeypatch.setattr(os, "rmdir", come_first)
+    assert (tmp_path / "d.partial" / "lock").exists()
+    with work_on(folder, print):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_prepared_data_is_a_corpus_wherever_it_lies(run_config, texts, tmp_path):

@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from configuration.recipe import RunConfig
 from modeling_gpt_scratch.durable import write_durably
 
 from .errors import InputError, UnavailableError
-from .shards import FORMAT
+from .shards import FORMAT, data_record
 from .work_folder import work_on
 
 MADE_FROM = "made_from.json"
@@ -62,12 +63,14 @@ def find_in_place_of(
     """The prepared folder that stands in for sources that are missing.
 
     Raises:
-        InputError: there is none, or more than one because a source has changed in the meantime.
+        InputError: there is none, or there are several of different contents because a source has changed in the
+            meantime.
     """
     found = find_made_from(data_dir, settings, signatures)
     if not found:
         raise missing[0]
-    if len(found) > 1:
+    records = [(data_record(folder) or {}) | {"folder": ""} for folder in found]  # a copy has another name
+    if any(record != records[0] for record in records):
         names = ", ".join(map(str, found))
         raise InputError(f"{missing[0]}; it had different contents when {names} were made: name one of them as corpus")
     for error in missing:
@@ -76,10 +79,13 @@ def find_in_place_of(
 
 
 def remember_made_from(folder: Path, settings: str, signatures: Signatures, say: Callable[[str], None]) -> None:
-    """Notes in a prepared folder which recipe led to it. In a place that cannot be written nothing is noted."""
+    """Notes in a prepared folder which recipe led to it. In a place that cannot be written nothing is noted.
+
+    Nor is it where there are no locks or the disk is full: the data is there, and the note only saves time.
+    """
     if not all(os.access(path, os.W_OK) for path in (folder, folder.parent)):
         return
-    with work_on(folder, say):
+    with suppress(OSError), work_on(folder, say):
         file = folder / MADE_FROM
         write_durably(file, json.dumps(_read(file) | {settings: signatures}, indent=2) + "\n")
 

@@ -66,13 +66,13 @@ def work_on(folder: Path, say: Callable[[str], None]) -> Iterator[WorkFolder]:
         try:
             yield WorkFolder(path)
         except InputError:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
             for parent in made:
                 with suppress(OSError):  # something else is in it now
                     parent.rmdir()
             raise
         if folder.exists():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # whoever waits for the lock may just have made the folder again
 
 
 @contextmanager
