@@ -245,6 +245,13 @@ def test_settings_that_prepared_data_contradicts_are_refused(fields, message, ru
     assert prepare(run_config(corpus=str(folder), **agreeing)).folder == folder
 
 
+def test_a_vocabulary_that_prepared_data_does_not_fill_is_said(run_config):
+    folder = prepare(run_config()).folder
+    said = []
+    prepare_shards(run_config(corpus=str(folder), tokenizer="train"), 1000, window=8, say=said.append)
+    assert said == [f"vocab_size is 1,000, but the tokenizer in {folder} has 400 tokens"]
+
+
 def test_prepared_data_of_a_larger_vocabulary_is_refused(run_config):
     folder = prepare(run_config()).folder
     with pytest.raises(InputError, match="the tokenizer has 400 tokens, but vocab_size is 399"):

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configuration.recipe import RunConfig
+from training import token_files
 from training.__main__ import main
 from training.errors import InputError
 from training.preparation import prepare_shards
@@ -119,6 +120,25 @@ def test_changed_files_are_noticed(files):
     with pytest.raises(InputError, match=r"train\.safetensors has sha256"):
         TokenShards(first.folder).verify()
     assert prepare(folder).folder != first.folder
+
+
+def test_a_change_between_the_samples_is_noticed(files, monkeypatch):
+    monkeypatch.setattr(token_files, "SAMPLES", 2)
+    monkeypatch.setattr(token_files, "SAMPLE_BYTES", 8)
+    folder = files()
+    first = prepare(folder)
+    file = folder / "train.safetensors"
+    content = bytearray(file.read_bytes())
+    file.unlink()  # and with it the hard link
+    file.write_bytes(content)
+    os.utime(file, ns=(1, 1))
+    assert prepare(folder).folder == first.folder  # only the time has changed
+    content[-20] ^= 1
+    file.write_bytes(content)
+    second = prepare(folder)
+    assert second.folder != first.folder
+    monkeypatch.setattr(token_files, "sha256_of", None)
+    assert prepare(folder).folder == second.folder
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no links"])

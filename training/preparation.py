@@ -27,7 +27,7 @@ from .processes import on_every_process, on_first_process
 from .shard_writer import GrowingFile, PartWriter
 from .shards import FORMAT, MANIFEST, TokenShards, TokenVector, data_record
 from .sources import open_corpus
-from .token_files import find_token_files, prepare_token_files, sample_files
+from .token_files import find_token_files, prepare_token_files, signature_of_files
 from .tokenizer import encoder, load_tokenizer, tokenizer_sha256, train_tokenizer
 from .work_folder import WorkFolder, work_on
 
@@ -70,7 +70,7 @@ def prepare_shards(
         given = data_record(Path(run.corpus)) is not None
         prepared = TokenShards(Path(run.corpus) if given else _find_or_prepare(run, vocab_size, window, say, begun_on))
         if given:
-            _check_settings(run, prepared, say)
+            _check_settings(run, prepared, vocab_size, say)
         _check_vocabulary(prepared.tokenizer, vocab_size)
         _check_parts(prepared.manifest["parts"], window)
         if verify:
@@ -103,7 +103,7 @@ def _find_or_prepare(
     token_files = find_token_files(run.corpus)
     try:
         if token_files is not None:
-            signatures["corpus"] = _sha256_of(sample_files(token_files))
+            signatures["corpus"] = _sha256_of(signature_of_files(token_files))
         else:
             corpus = open_corpus(run)
             signatures["corpus"] = corpus.signature()
@@ -130,7 +130,7 @@ def _find_or_prepare(
     return folder
 
 
-def _check_settings(run: RunConfig, prepared: TokenShards, say: Callable[[str], None]) -> None:
+def _check_settings(run: RunConfig, prepared: TokenShards, vocab_size: int, say: Callable[[str], None]) -> None:
     """Raises InputError where a recipe names prepared data as its corpus, and asks for something else than that is."""
     manifest = prepared.manifest
     then = {
@@ -143,7 +143,11 @@ def _check_settings(run: RunConfig, prepared: TokenShards, say: Callable[[str], 
         for name, value in then.items()
         if getattr(run, name) not in ("auto", None, False, value)
     ]
-    if run.tokenizer != "train":
+    tokens = len(prepared.tokenizer)
+    if run.tokenizer == "train":
+        if tokens < vocab_size:  # more are refused for any corpus
+            say(f"vocab_size is {vocab_size:,}, but the tokenizer in {prepared.folder} has {tokens:,} tokens")
+    else:
         try:
             if tokenizer_sha256(load_tokenizer(run.tokenizer)) != manifest["tokenizer"]["sha256"]:
                 problems.append(f"tokenizer is {run.tokenizer}, but was another one")

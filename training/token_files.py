@@ -63,7 +63,7 @@ def prepare_token_files(
     tokenizer: PreTrainedTokenizerFast | None,
     say: Callable[[str], None],
 ) -> Path:
-    """A prepared folder around the two files. They are read once in full, when it is made.
+    """A prepared folder around the two files, named by all that is in them.
 
     Raises:
         InputError: the files are not of that form, or their ids are not the tokenizer's.
@@ -72,7 +72,9 @@ def prepare_token_files(
     if tokenizer is None:
         raise InputError(f"tokenizer is train, but {name} holds token files: name the tokenizer that made them")
     lengths = [_tokens_of(file) for file in files]
-    contents = [FORMAT, sample_files(files), tokenizer_sha256(tokenizer), tokenizer.eos_token_id]
+    with tqdm(total=sum(file.stat().st_size for file in files), desc="hashing", unit="B", delay=5) as progress:
+        hashes = {file: sha256_of(file, progress.update) for file in files}
+    contents = [FORMAT, *hashes.values(), tokenizer_sha256(tokenizer), tokenizer.eos_token_id]
     folder = data_dir / f"{name}-{hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:12]}"
     if folder.exists():
         return folder
@@ -87,11 +89,8 @@ def prepare_token_files(
         say(f"token files {name}: {lengths[0]:,} tokens to train on, {lengths[1]:,} held out; reading them once")
         byte_lengths = token_byte_lengths(tokenizer)
         counts = {part: _count(vector, byte_lengths, tokenizer.eos_token_id) for part, vector in vectors.items()}
-        hashes = {}
-        with tqdm(total=sum(file.stat().st_size for file in files), desc="hashing", unit="B", delay=5) as progress:
-            for file in files:
-                hashes[file] = sha256_of(file, progress.update)
-                _link_or_copy(file.resolve(), work.data / file.name)
+        for file in files:
+            _link_or_copy(file.resolve(), work.data / file.name)
         parts = {
             part: {
                 "tokens": tokens,
@@ -187,9 +186,12 @@ def _tokens_of(file: Path) -> int:
     return shape[0]
 
 
-def sample_files(files: tuple[Path, Path]) -> list[Any]:
-    """Tells files apart without reading all of them; the manifest has the hash of the whole."""
-    return [_sample(file) for file in files]
+def signature_of_files(files: tuple[Path, Path]) -> list[Any]:
+    """Differs when the files do, without reading all of them.
+
+    The time of the last change of what they hold is part of it, but not that of their entry: a hard link changes that.
+    """
+    return [[file.stat().st_mtime_ns, *_sample(file)] for file in files]
 
 
 def _sample(file: Path) -> list[Any]:
