@@ -19,6 +19,7 @@ from configuration.recipe import Recipe, add_recipe_arguments, parse_recipe_argu
 from modeling_gpt_scratch.modeling_gpt_scratch import GPTScratchDecoderLayer
 from training.__main__ import COMMANDS
 from training.monitoring import read_metrics
+from training.run_folder import add_resume_arguments
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "configuration" / "launch"
@@ -145,41 +146,46 @@ def recipe_of(call: list[str]) -> Recipe:
     assert words[2] in COMMANDS
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_recipe_arguments(parser)
+    add_resume_arguments(parser)
     return parse_recipe_arguments(parser, words[3:])[0]
 
 
 def test_skypilot_fetches_and_prepares_what_its_run_reads(machine, tmp_path):
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     environment = task["envs"] | {"SKYPILOT_NUM_GPUS_PER_NODE": "8"}
-    fetch, prepare = machine(["bash", "-c", task["setup"]], tmp_path / "clone", **environment)
+    setup, train = (task[name].replace(' "/runs/', ' "runs/') for name in ("setup", "run"))
+    fetch, prepare = machine(["bash", "-c", setup], tmp_path / "clone", **environment)
     recipe = recipe_of(prepare)
     dataset = task["envs"]["DATASET"]
     assert fetch == ["hf", "download", "--repo-type", "dataset", dataset, "--local-dir", recipe.run.corpus]
     assert list(task["file_mounts"]) == ["/runs"]
-    (train,) = machine(["bash", "-c", task["run"].replace(' "/runs/', ' "runs/')], tmp_path / "clone", **environment)
-    assert recipe_of(train).run == recipe.run  # the corpus and data_dir among it
+    (train,) = machine(["bash", "-c", train], tmp_path / "clone", **environment)
+    assert recipe_of(train) == recipe  # the corpus, data_dir and output_dir among it
     assert recipe_of(train).training["output_dir"] == "runs/blog-baseline"
 
     own = environment | {"RECIPE": "configuration/recipes/demo.yaml", "DATASET": "none"}
-    (prepare,) = machine(["bash", "-c", task["setup"]], tmp_path / "clone", **own)
+    (prepare,) = machine(["bash", "-c", setup], tmp_path / "clone", **own)
     assert recipe_of(prepare).run.corpus == "stdlib"
 
 
 def test_a_hugging_face_job_sends_its_run_to_the_bucket_and_the_next_attempt_goes_on_from_there(machine, tmp_path):
     script = tmp_path / "clone" / "configuration" / "launch" / "hf-jobs.sh"
-    words = ["bash", script, "alice/run", "configuration/recipes/blog-baseline.yaml", "--seed", "3"]
+    words = ["bash", script, "alice/run", "configuration/recipes/blog-baseline.yaml"]
+    words += ["--seed", "3", "--allow_changed", "horizon"]
     (tmp_path / "hub").mkdir()
     bucket = tmp_path / "hub" / "buckets" / "alice" / "run"
     for attempt, code in enumerate((1, 0)):
-        fetch, prepare, begin, *rest = machine(words, tmp_path / f"job{attempt}", code, SECONDS_BETWEEN_COPIES="0.2")
+        fetch, begin, prepare, *rest = machine(words, tmp_path / f"job{attempt}", code, SECONDS_BETWEEN_COPIES="0.2")
         train = next(call for call in rest if call[0] == "torchrun")
         recipe = recipe_of(train)
-        assert (recipe.training["seed"], recipe.run) == (3, recipe_of(prepare).run)
+        assert recipe.training["seed"] == 3
+        assert recipe_of(prepare) == recipe  # and so tokenize sees the run
         assert fetch[-1] == recipe.run.corpus
         assert begin[1:] == ["buckets", "sync", "hf://buckets/alice/run", recipe.training["output_dir"]]
         sends = [call for call in rest if call[0] == "hf"]
         assert len(sends) >= 2  # while the run is going on, and at its end
         assert all(call[1:5] == ["buckets", "sync", *reversed(begin[3:])] for call in sends)
+        assert all({".saving/*", ".model-*", ".lock"} <= set(call) for call in sends)  # half-written or of this machine
     assert {path.name for path in bucket.iterdir()} == {f"checkpoint-{n}{s}" for n in (0, 2) for s in ("", "-sent")}
 
 

@@ -354,9 +354,16 @@ def test_a_run_keeps_to_the_commit_that_it_began_on(dataset, argv, run_config, t
     dataset.commit = "b" * 40  # the dataset's main has moved
     weights = cut_back(run)
     shutil.rmtree(tmp_path / "data")  # so that it must be prepared again, and of the same commit
+    assert main(["tokenize", *command[1:], "--resume", "auto"]) == 0
+    (prepared,) = (tmp_path / "data").iterdir()
+    assert data_record(prepared) == record
     assert main(command) == 0
+    assert [prepared] == list((tmp_path / "data").iterdir())
     assert "resumed from checkpoint-2" in capsys.readouterr().out
     assert same(weights, run)
+    for options in ({"max_steps": 9}, {"output_dir": tmp_path / "data"}):  # which are not that run
+        assert main(["tokenize", *argv("hf:owner/tales", split_fractions=FRACTIONS, **options)[1:]]) == 0
+    assert len(list((tmp_path / "data").iterdir())) == 2
 
     config = run_config(corpus="hf:owner/tales", split_fractions=FRACTIONS)
     assert prepare(config).manifest["corpus"]["revision"] == "b" * 40

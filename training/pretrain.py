@@ -35,7 +35,7 @@ from .monitoring import RunMonitor, read_metrics
 from .precision import DTYPES, choose_muon_dtype, precision_arguments, set_cpu_matmul_precision, slow_precision
 from .preparation import add_verify_argument, prepare_shards
 from .processes import on_first_process
-from .run_folder import ALLOWABLE, RunFolder, fingerprint, refuse_changes
+from .run_folder import RunFolder, add_resume_arguments, allowed_changes, fingerprint, refuse_changes
 from .schedules import build_schedule
 from .shards import data_record
 from .trackers import keep_tensorboard_in, require_trackers
@@ -52,27 +52,10 @@ def main(argv: list[str]) -> int:
     add_verify_argument(parser)
     add_recipe_arguments(parser)
     parser.add_argument("--dry_run", action="store_true", help="print what the recipe means and needs, and exit")
-    parser.add_argument(
-        "--resume",
-        default="auto",
-        metavar="auto|never|CHECKPOINT",
-        help="auto: go on from the newest whole checkpoint, if there is one; never: refuse to; or a checkpoint's path "
-        "(default: auto)",
-    )
-    parser.add_argument(
-        "--allow_changed",
-        default="",
-        metavar="GROUP,...",
-        help=f"let a run go on although its recipe has changed in these groups: {', '.join(ALLOWABLE)}",
-    )
+    add_resume_arguments(parser)
     logging.disable_progress_bar()  # a bar for each checkpoint's file would tear the run's own
     recipe, options = parse_recipe_arguments(parser, argv)
-    allowed = [group for group in options.allow_changed.split(",") if group]
-    unknown = set(allowed) - set(ALLOWABLE)
-    if unknown:
-        raise InputError(
-            f"--allow_changed names {', '.join(sorted(unknown))}, but the groups are {', '.join(ALLOWABLE)}"
-        )
+    allowed = allowed_changes(options)
     if options.dry_run:
         print_plan(recipe, process_count())
     else:

@@ -10,6 +10,7 @@ What a run was trained on is compared with what it is to go on with: its fingerp
 change by name.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -55,6 +56,33 @@ LOCK = ".lock"
 BEFORE_IT_BEGINS = (LOCK, "recipe.yaml", *(f"{name}{NEW}" for name in ("recipe.yaml", "run.json")))
 ALLOWABLE = (*GROUPS, OTHER)
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "huggingface_hub")
+
+
+def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|CHECKPOINT",
+        help="auto: go on from the newest whole checkpoint, if there is one; never: refuse to; or a checkpoint's path "
+        "(default: auto)",
+    )
+    parser.add_argument(
+        "--allow_changed",
+        default="",
+        metavar="GROUP,...",
+        help=f"let a run go on although its recipe has changed in these groups: {', '.join(ALLOWABLE)}",
+    )
+
+
+def allowed_changes(options: argparse.Namespace) -> list[str]:
+    """The groups of `--allow_changed`. Raises InputError where a name is none of `ALLOWABLE`."""
+    allowed = [group for group in options.allow_changed.split(",") if group]
+    unknown = set(allowed) - set(ALLOWABLE)
+    if unknown:
+        raise InputError(
+            f"--allow_changed names {', '.join(sorted(unknown))}, but the groups are {', '.join(ALLOWABLE)}"
+        )
+    return allowed
 
 
 def fingerprint(recipe: Recipe, data: dict[str, Any], processes: int, micro_batch: int) -> dict[str, dict[str, Any]]:

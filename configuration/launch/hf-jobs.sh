@@ -6,7 +6,7 @@
 #   .venv/bin/hf jobs run --detach --flavor a100x8 --timeout 2d --attempts 5 --secrets HF_TOKEN --volume code:/code \
 #     python:3.12 bash /code/configuration/launch/hf-jobs.sh OWNER/BUCKET configuration/recipes/blog-baseline.yaml
 #
-# Settings may follow the recipe, as --field value. This script is what runs there. The bucket holds the run folder of
+# Settings may follow the recipe, as --field value, and so may --resume and --allow_changed. This script is what runs there. The bucket holds the run folder of
 # this run alone: the job begins with what is in it and sends every five minutes what is new, so the next attempt, and
 # the same command after the time is over, go on from the newest whole checkpoint. The run is on the machine's own disk,
 # since a mounted bucket has no locks and cannot append. DATASET is the one on the Hub that the blog's recipes read: for
@@ -23,11 +23,11 @@ make environment EXTRAS=train,data
 if [ "$dataset" != none ]; then
     .venv/bin/hf download --repo-type dataset "$dataset" --local-dir "data/$(basename "$dataset")"
 fi
-.venv/bin/python -m training tokenize "$recipe" "$@"
 .venv/bin/hf buckets sync "$bucket" "$run"
+.venv/bin/python -m training tokenize "$recipe" --output_dir "$run" "$@" # what the run began on, if it has begun
 
 send() {
-    .venv/bin/hf buckets sync "$run" "$bucket" --delete --exclude ".saving/*" --exclude .lock
+    .venv/bin/hf buckets sync "$run" "$bucket" --delete --exclude ".saving/*" --exclude ".model-*" --exclude .lock
 }
 .venv/bin/torchrun --standalone --nproc-per-node gpu -m training pretrain "$recipe" --output_dir "$run" "$@" &
 training=$!
