@@ -160,7 +160,8 @@ def test_skypilot_fetches_and_prepares_what_its_run_reads(machine, tmp_path):
     assert fetch == ["hf", "download", "--repo-type", "dataset", dataset, "--local-dir", recipe.run.corpus]
     assert list(task["file_mounts"]) == ["/runs"]
     (train,) = machine(["bash", "-c", train], tmp_path / "clone", **environment)
-    assert recipe_of(train) == recipe  # the corpus, data_dir and output_dir among it
+    assert recipe_of(train) == recipe  # the corpus and data_dir among it
+    assert prepare[-2:] == train[-2:] == ["--output_dir", "runs/blog-baseline"]  # so that tokenize sees the run
     assert recipe_of(train).training["output_dir"] == "runs/blog-baseline"
 
     own = environment | {"RECIPE": "configuration/recipes/demo.yaml", "DATASET": "none"}
