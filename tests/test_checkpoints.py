@@ -80,7 +80,7 @@ def test_no_whole_checkpoint_is_an_error_and_moves_nothing(checkpoints, tmp_path
     for step in (7, 14):
         (save(checkpoints, step) / "optimizer.pt").unlink()
     with pytest.raises(
-        InputError, match=r"checkpoint-14 is damaged: optimizer\.pt is missing(.|\n)*no checkpoint to go"
+        InputError, match=r"checkpoint-14 cannot be used: optimizer\.pt is missing(.|\n)*no checkpoint to go"
     ):
         checkpoints.newest_valid()
     assert names(tmp_path) == {"checkpoint-7", "checkpoint-14"}
@@ -131,6 +131,16 @@ def test_every_process_and_a_scaler_have_a_part_in_a_checkpoint(tmp_path):
     with pytest.raises(OSError, match=r"scaler\.pt was not written"):
         checkpoints.publish(7, is_scaled=True)
     assert problems_of(checkpoints.publish(7)) == []
+
+
+def test_a_checkpoint_of_another_version_is_not_called_damaged(checkpoints, tmp_path):
+    manifest = json.loads((save(checkpoints, 7) / MANIFEST).read_text())
+    del manifest["is_scaled"], manifest["sha256"]
+    manifest["sha256"] = _own_hash(manifest)
+    (tmp_path / "checkpoint-7" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"written by another version of this program(.|\n)*go on with the version"):
+        checkpoints.newest_valid()
+    assert names(tmp_path) == {"checkpoint-7"}
 
 
 def test_a_manifest_that_seals_too_little_is_not_believed(checkpoints):

@@ -286,7 +286,7 @@ def test_an_extension_that_was_killed_goes_on_to_the_very_same_end(command, tmp_
     ("options", "steps", "message"),
     [
         ({"save_strategy": "no"}, 8, "is finished and has no checkpoint to go on from"),
-        ({"save_strategy": "no"}, 2, "is finished after 4 steps, more than the 2 that are asked for"),
+        ({"save_strategy": "no"}, 2, "is finished after 4 steps, and 2 are asked for: ask for more"),
     ],
 )
 def test_what_cannot_be_extended_stays_as_it_is(options, steps, message, command, tmp_path, capsys):

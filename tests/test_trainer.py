@@ -325,6 +325,15 @@ def test_a_checkpoint_is_loaded_whole_without_a_word_or_not_at_all(
         trainer._load_from_checkpoint(str(tmp_path / "saved"))
 
 
+def test_the_state_of_another_optimizer_is_refused(build_trainer, tmp_path):
+    saved, other = build_trainer(), build_trainer(ours={"decay_everything": True})
+    for trainer in (saved, other):
+        trainer.create_optimizer_and_scheduler(3)
+    saved._save_optimizer_and_scheduler(tmp_path)
+    with pytest.raises(InputError, match="is of another optimizer"):
+        other._load_optimizer_and_scheduler(tmp_path)
+
+
 @pytest.mark.parametrize("muon_learning_rate", [None, 0.02])
 def test_training_learns(muon_learning_rate, build_trainer):
     trainer = build_trainer(muon_learning_rate=muon_learning_rate, max_steps=60, logging_steps=5)

@@ -28,6 +28,7 @@ STAGING = ".saving"
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 # Beside the tensors: code, tokenizer, states of random generators.
 SMALL_FILES_BYTES = 32 * 2**20
+OTHER_VERSION = "it was written by another version of this program"
 
 
 def problems_of(checkpoint: Path) -> list[str]:
@@ -36,12 +37,15 @@ def problems_of(checkpoint: Path) -> list[str]:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         if manifest.pop("sha256") != _own_hash(manifest):
             raise ValueError
-        expected = {name: (record["bytes"], record["sha256"]) for name, record in manifest["files"].items()}
-        lacking = _lacking(manifest)
     except FileNotFoundError:
         return [f"{MANIFEST} is missing"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return [f"{MANIFEST} is damaged"]
+    try:
+        expected = {name: (record["bytes"], record["sha256"]) for name, record in manifest["files"].items()}
+        lacking = _lacking(manifest)
+    except (KeyError, TypeError, AttributeError):  # whole, as its own hash says
+        return [OTHER_VERSION]
     problems = [f"{name} is missing" for name in lacking]
     for name, (size, sha256) in expected.items():
         file = checkpoint / name
@@ -116,9 +120,12 @@ class Checkpoints:
                 return checkpoint, [self.set_aside(path, why) for path, why in damaged]
             damaged.append((checkpoint, "; ".join(problems)))
         if damaged:
+            remedy = "put back a copy of one, or delete the folder"
+            if any(why == OTHER_VERSION for _, why in damaged):
+                remedy = "go on with the version that wrote them, or choose another output_dir"
             raise InputError(
-                "\n".join(f"{path} is damaged: {why}" for path, why in damaged)
-                + f"\n{self.run} has no checkpoint to go on from: put back a copy of one, or delete the folder"
+                "\n".join(f"{path} cannot be used: {why}" for path, why in damaged)
+                + f"\n{self.run} has no checkpoint to go on from: {remedy}"
             )
         return None, []
 

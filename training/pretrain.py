@@ -22,7 +22,7 @@ from modeling_gpt_scratch.model_folder import write_model_folder
 
 from .batches import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
 from .charts import LiveCharts
-from .checkpoints import Checkpoints, manifest_of, problems_of
+from .checkpoints import OTHER_VERSION, Checkpoints, manifest_of, problems_of
 from .corpus import SPLITS
 from .dry_run import print_plan
 from .errors import InputError
@@ -87,7 +87,7 @@ def pretrain(
         names = ", ".join(run.unknown_settings)
         print(f"{run.path}/recipe.yaml: this version of the library does not know {names}", file=sys.stderr)
     finished = run.result()
-    if finished is not None and "horizon" not in run.changed_groups:
+    if finished is not None and resume == "auto" and not run.changed_groups:
         return _show_finished(finished, run, leads)
 
     with run.lock() if leads else nullcontext():
@@ -140,12 +140,10 @@ def _pretrain(
         args.max_steps = steps_for_epochs(args.num_train_epochs, len(train_windows), windows_per_step)
     max_steps = args.max_steps
     if finished is not None and max_steps <= finished["steps"]:
-        if max_steps < finished["steps"]:
-            raise InputError(
-                f"{run.path} is finished after {finished['steps']:,} steps, more than the {max_steps:,} that are asked "
-                "for: ask for more to extend it, or choose another output_dir"
-            )
-        return _show_finished(finished, run, leads)
+        raise InputError(
+            f"{run.path} is finished after {finished['steps']:,} steps, and {max_steps:,} are asked for: ask for more "
+            "(max_steps) to extend it, or choose another output_dir"
+        )
     schedule = build_schedule(recipe, max_steps)
 
     data = data_record(shards.folder)
@@ -276,18 +274,21 @@ def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collectio
         lines = []
     if checkpoint is None:
         return None
-    step = manifest_of(checkpoint)["step"]
+    step, then = (manifest_of(checkpoint)[name] for name in ("step", "fingerprint"))
+    if then.keys() != checkpoints.fingerprint.keys():
+        raise InputError(
+            f"{checkpoint} cannot be used: {OTHER_VERSION}; go on with that one, or choose another output_dir"
+        )
     if step > max_steps:
         raise InputError(
             f"{checkpoint} has made {step:,} steps, more than the {max_steps:,} that are asked for: ask for more, name "
             "an older checkpoint with --resume, or choose another output_dir"
         )
-    then = manifest_of(checkpoint)["fingerprint"]
     changes = {
-        name: (group, then.get(group, {}).get(name), value)
+        name: (group, then[group].get(name), value)
         for group, values in checkpoints.fingerprint.items()
         for name, value in values.items()
-        if then.get(group, {}).get(name) != value
+        if then[group].get(name) != value
     }
     refuse_changes(changes, allowed, str(checkpoint))
     for line in [*lines, *checkpoints.set_aside_after(step)]:

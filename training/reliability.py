@@ -203,22 +203,26 @@ class ReliableTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        rates = list(self.lr_scheduler.base_lrs)
+        """Takes the state from the checkpoint, but the settings and the rates from this run's recipe."""
+        optimizer, scheduler = _without_wrapper(self.optimizer), self.lr_scheduler
+        settings = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
+        peaks = list(scheduler.base_lrs)
         state, options = {}, _FROM_FIRST_PROCESS if self.is_fsdp_enabled else None
         if not self.is_fsdp_enabled or self.is_world_process_zero():
             state = torch.load(Path(checkpoint, OPTIMIZER), map_location="cpu", weights_only=True)
-        set_optimizer_state_dict(self.model, _without_wrapper(self.optimizer), state, options=options)
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER), weights_only=True))
-        self._follow_schedule(rates)
-
-    def _follow_schedule(self, peak_rates: list[float]) -> None:
-        """Sets the rates by this run's recipe: the checkpoint may be that of a run with another horizon."""
-        scheduler = self.lr_scheduler
-        steps = scheduler.last_epoch
-        rates = [peak * factor(steps) for peak, factor in zip(peak_rates, scheduler.lr_lambdas, strict=True)]
-        scheduler.load_state_dict({**scheduler.state_dict(), "base_lrs": peak_rates, "_last_lr": rates})
-        for group, peak, rate in zip(self.optimizer.param_groups, peak_rates, rates, strict=True):
-            group["initial_lr"], group["lr"] = peak, rate
+        try:
+            set_optimizer_state_dict(self.model, optimizer, state, options=options)
+        except (ValueError, KeyError) as error:
+            found = " ".join(str(error).split())
+            raise InputError(f"{checkpoint} is of another optimizer: {found[:300]}") from error
+        saved = torch.load(Path(checkpoint, SCHEDULER), weights_only=True)
+        factors = [factor(saved["last_epoch"]) for factor in scheduler.lr_lambdas]
+        rates = [peak * factor for peak, factor in zip(peaks, factors, strict=True)]
+        scheduler.load_state_dict(saved | {"base_lrs": peaks, "_last_lr": rates})
+        for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
+            group.update(own, lr=rate)
 
     def _progress(self) -> dict[str, Any]:
         """What the library's checkpoint lacks."""

@@ -31,7 +31,7 @@ from modeling_gpt_scratch.durable import NEW, clear_leftovers, write_durably
 from .errors import InputError
 from .shards import data_record
 
-# Group -> the recipe's fields in it. All other fields but the model's are in the group `other`.
+# Group -> the recipe's fields in it. All other fields but those of `FIXED` are in the group `other`.
 GROUPS = {
     "data": (
         *("corpus", "text_field", "dataset_config", "dataset_split", "dataset_revision", "deduplicate"),
@@ -50,6 +50,8 @@ GROUPS = {
         "learning_rate_floor",
     ),
 }
+# No run goes on with another model, or with an optimizer that the saved state does not fit: these cannot be allowed.
+FIXED = {"model": tuple(MODEL_FIELDS), "optimizer": ("optim", "weight_decay_on")}
 OTHER = "other"
 LOCK = ".lock"
 # What a run leaves that was killed while it wrote its first records.
@@ -86,7 +88,7 @@ def allowed_changes(options: argparse.Namespace) -> list[str]:
 
 
 def fingerprint(recipe: Recipe, data: dict[str, Any], processes: int, micro_batch: int) -> dict[str, dict[str, Any]]:
-    """What a checkpoint depends on beside the model's own configuration, by the groups of `GROUPS`.
+    """What a checkpoint depends on beside the model's own configuration, by groups.
 
     Args:
         data: what `RunFolder.begin` gets.
@@ -98,6 +100,8 @@ def fingerprint(recipe: Recipe, data: dict[str, Any], processes: int, micro_batc
     groups = {group: {name: values[name] for name in names if name != "corpus"} for group, names in GROUPS.items()}
     groups["data"]["data_sha256"], groups["tokenizer"]["tokenizer_sha256"] = _hashes(data)
     groups["batch"] |= {"processes": processes, "micro_batch": micro_batch}
+    groups["optimizer"] = {name: values[name] for name in FIXED["optimizer"]}
+    groups["optimizer"]["muon"] = values["muon_learning_rate"] is not None
     return groups
 
 
@@ -118,7 +122,7 @@ def refuse_changes(changes: dict[str, tuple[str, Any, Any]], allowed: Collection
     lines = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (_, old, new) in refused.items())
     groups = sorted({group for group, _, _ in refused.values()})
     remedy = "choose another output_dir, or delete the folder"
-    if "model" not in groups:
+    if not FIXED.keys() & set(groups):
         remedy += f"; to go on all the same: --allow_changed {','.join(sorted({*groups, *allowed}))}"
     raise InputError(f"{what} belongs to a run with another {' and '.join(groups)} ({lines}): {remedy}")
 
@@ -154,8 +158,9 @@ class RunFolder:
         prepared = data_record(Path(recipe.run.corpus))
         if prepared is not None and prepared | {"folder": ""} == self.record()["data"] | {"folder": ""}:
             changes.pop("corpus", None)  # it is that same data, wherever it lies now
-        group_of = {name: group for group, names in GROUPS.items() for name in names}
-        group_of |= dict.fromkeys(MODEL_FIELDS, "model")
+        group_of = {name: group for group, names in (GROUPS | FIXED).items() for name in names}
+        if None in changes.get("muon_learning_rate", ()):  # not only its rate: whether there is a Muon
+            group_of["muon_learning_rate"] = "optimizer"
         changes = {
             name: (group_of.get(name, OTHER), *values) for name, values in changes.items() if name != "output_dir"
         }
