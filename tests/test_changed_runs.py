@@ -1,13 +1,16 @@
 """A finished run that is asked for again, with other settings: what goes on, how, and what is refused."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from training.__main__ import main
 from training.checkpoints import OPTIMIZER
+from training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,26 @@ def test_changed_settings_of_the_optimizer_take_effect(finished, run):
     groups = torch.load(run / "checkpoint-6" / OPTIMIZER, weights_only=True)["param_groups"]
     assert {group["weight_decay"] for group in groups if group["params"]} == {0.0, 0.3}
     assert {tuple(group["betas"]) for group in groups} == {(0.9, 0.9)}
+
+
+def test_a_run_whose_extension_was_killed_as_it_began_plans_what_it_does(finished, run, monkeypatch):
+    def killed(self, *arguments):
+        write_record(self, *arguments)
+        raise KeyboardInterrupt
+
+    write_record = RunFolder._write_record
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "_write_record", killed)
+        assert main([*finished(run, max_steps=6), "--allow_changed", "horizon"]) == 130
+    assert main(finished(run)) == 0
+    record = json.loads((run / "run.json").read_text())
+    assert record["planned"]["steps"] == record["result"]["steps"] == 4
+
+
+def test_one_process_with_several_gpus_is_refused(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))
+    assert main(finished(tmp_path / "fresh")) == 2
+    assert "torchrun --nproc-per-node 4 -m training pretrain" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

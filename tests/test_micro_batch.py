@@ -76,6 +76,12 @@ def test_a_resumed_run_keeps_to_its_choice(monkeypatch):
     assert tried == []
 
 
+def test_a_recorded_choice_that_no_longer_divides_the_batch_is_made_anew(monkeypatch):
+    holding(monkeypatch, 50)
+    assert choose_micro_batch(recipe(), 1, CPU, recorded=5) == 48
+    assert choose_micro_batch(recipe(), 6, CPU, recorded=48) == 16
+
+
 def test_nothing_that_fits_is_an_error(monkeypatch):
     holding(monkeypatch, 0)
     with pytest.raises(InputError, match="not even one window fits in this device's memory: use a smaller model"):

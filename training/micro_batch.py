@@ -46,15 +46,15 @@ def choose_micro_batch(recipe: Recipe, processes: int, device: torch.device, rec
     asked = recipe.training["per_device_train_batch_size"]
     if asked != "auto":
         return asked
-    if recorded is not None:
+    length = recipe.model.max_position_embeddings
+    windows = accumulation_steps(recipe.run.tokens_per_step, 1, length, processes)
+    if recorded is not None and windows % recorded == 0:  # else the batch was allowed to change
         return recorded
     if wants_fsdp(recipe):
         raise InputError(
             "per_device_train_batch_size is auto, which tries the whole model on one device, but FSDP leaves it only a "
             "part: set a number"
         )
-    length = recipe.model.max_position_embeddings
-    windows = accumulation_steps(recipe.run.tokens_per_step, 1, length, processes)
     found = largest_that_fits(divisors(windows), lambda micro_batch: fits(recipe, micro_batch, processes, device))
     if torch.distributed.is_initialized():  # not for a plan of so many processes
         found = min(gather_object([found]))

@@ -123,6 +123,11 @@ def _pretrain(
         settings["ddp_find_unused_parameters"] = False  # there are none, and looking for them costs time every step
     with _refusals_as_input_errors():
         args = TrainingArguments(**settings)
+    if args.n_gpu > 1:
+        raise InputError(
+            f"one process sees {args.n_gpu} GPUs: start one for each (torchrun --nproc-per-node {args.n_gpu} -m "
+            "training pretrain ...), or show it one (CUDA_VISIBLE_DEVICES=0)"
+        )
     device = args.device  # the process's own; asking for it also joins the processes
     decided = on_first_process(run.planned)
     micro_batch = choose_micro_batch(recipe, processes, device, decided.get("micro_batch"))

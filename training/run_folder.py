@@ -238,8 +238,9 @@ class RunFolder:
         starts = record.get("starts", [])
         if not starts or {**starts[-1], "step": step} != start:  # hundreds of starts may be alike
             record["starts"] = [*starts, start]
+        record["planned"] = planned  # also where an extension was killed before its recipe.yaml was written
         if self.allowed:
-            record |= {"data": data, "planned": planned}
+            record["data"] = data
         # Before recipe.yaml: a run without a result goes on, whichever recipe is found beside it.
         self._write_record({**record, **environment})
         if self.allowed:
