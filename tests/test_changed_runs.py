@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from training.__main__ import main
 from training.checkpoints import OPTIMIZER
+from training.monitoring import RunMonitor, read_metrics
 from training.run_folder import RunFolder
 
 
@@ -91,6 +92,23 @@ def test_a_run_whose_extension_was_killed_as_it_began_plans_what_it_does(finishe
     assert main(finished(run)) == 0
     record = json.loads((run / "run.json").read_text())
     assert record["planned"]["steps"] == record["result"]["steps"] == 4
+
+
+def test_tokens_are_counted_by_the_step_whose_size_may_change(finished, run):
+    words = ["--allow_changed", "batch,horizon"]
+    assert main([*finished(run, tokens_per_step=64, max_steps=6), *words]) == 0
+    assert [line["tokens"] for line in read_metrics(run) if "loss" in line] == [128, 256, 384, 512, 576, 640]
+    record = json.loads((run / "run.json").read_text())
+    assert record["planned"]["tokens"] == record["result"]["tokens"] == 640
+
+
+def test_speed_is_that_of_what_was_trained_here(finished, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(RunMonitor, "elapsed_seconds", property(lambda self: 10.0))
+    monkeypatch.setattr(RunMonitor, "speed_at", lambda self, step: {})
+    start = ["--resume", str(run / "checkpoint-2")]
+    assert main([*finished(tmp_path / "fresh"), *start]) == 0
+    result = json.loads((tmp_path / "fresh" / "run.json").read_text())["result"]
+    assert (result["tokens"], result["tokens_per_second"]) == (4 * 128, 2 * 128 / 10)
 
 
 def test_one_process_with_several_gpus_is_refused(finished, tmp_path, monkeypatch, capsys):

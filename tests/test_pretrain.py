@@ -142,12 +142,8 @@ def test_interrupted_run_goes_on_to_the_very_same_end(command, tmp_path, capsys,
     whole, halted = tmp_path / "whole", tmp_path / "halted"
     assert main(command(output_dir=whole)) == 0
 
-    def interrupt(self, args, state, control, **kwargs):
-        if state.global_step == 7:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(RunMonitor, "on_step_end", interrupt)
+        interrupt_at(patch, 7)
         assert main(command(output_dir=halted)) == 130
     assert not (halted / "model").exists()
     assert max(line["step"] for line in read_metrics(halted)) == 6
@@ -246,7 +242,7 @@ def test_a_finished_run_is_extended_and_keeps_its_model_until_the_new_one_is_com
     assert (extended["result"]["steps"], extended["result"]["tokens"]) == (8, 8 * 128)
     assert extended["planned"]["steps"] == 8
     assert extended["earlier_results"] == [record["result"]]
-    assert extended["starts"] == [*record["starts"], {"step": 4, **environment}]
+    assert extended["starts"] == [*record["starts"], {"step": 4, "tokens": 4 * 128, **environment}]
     assert extended["git_commit"] == "another"
     assert extended["result"]["model_sha256"] == weights_sha256(run / "model") != record["result"]["model_sha256"]
     assert_opens_as(run / "model", trained_logits[8])

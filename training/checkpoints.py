@@ -25,7 +25,7 @@ from .monitoring import read_metrics
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
 STAGING = ".saving"
-OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
+OPTIMIZER, SCHEDULER, SCALER, STATE = "optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json"
 # Beside the tensors: code, tokenizer, states of random generators.
 SMALL_FILES_BYTES = 32 * 2**20
 OTHER_VERSION = "it was written by another version of this program"
@@ -66,7 +66,7 @@ def _lacking(manifest: dict[str, Any]) -> list[str]:
         weights = f"{weights}.index.json"
     states = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
     required = [
-        *("config.json", weights, OPTIMIZER, SCHEDULER, "trainer_state.json"),
+        *("config.json", weights, OPTIMIZER, SCHEDULER, STATE),
         *([SCALER] if manifest["is_scaled"] else []),
         *states,
         *(f"progress-{rank}.json" for rank in range(processes)),

@@ -98,8 +98,8 @@ class RunMonitor(TrainerCallback):
         self.started_at = time.perf_counter() - elapsed
         self.previous = (elapsed, state.global_step)
         self.bar = tqdm(
-            total=state.max_steps * self.tokens_per_step,
-            initial=state.global_step * self.tokens_per_step,
+            total=state.num_input_tokens_seen + (state.max_steps - state.global_step) * self.tokens_per_step,
+            initial=state.num_input_tokens_seen,
             desc="training",
             unit="tok",
             unit_scale=True,
@@ -112,6 +112,8 @@ class RunMonitor(TrainerCallback):
             self.paused_at = None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        # Saved with every checkpoint; the library leaves it alone, unless it is asked to count them itself.
+        state.num_input_tokens_seen += self.tokens_per_step
         if self.bar is not None:
             self.bar.update(self.tokens_per_step)
 
@@ -122,7 +124,7 @@ class RunMonitor(TrainerCallback):
             return
         line = {
             "step": state.global_step,
-            "tokens": state.global_step * self.tokens_per_step,
+            "tokens": state.num_input_tokens_seen,
             "elapsed_seconds": round(self.elapsed_seconds, 3),
         }
         if "loss" in logs:

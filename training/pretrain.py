@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from transformers import (
     PrinterCallback,
     ProgressCallback,
+    TrainerState,
     TrainingArguments,
     logging,
 )
@@ -22,7 +23,7 @@ from modeling_gpt_scratch.model_folder import write_model_folder
 
 from .batches import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
 from .charts import LiveCharts
-from .checkpoints import OTHER_VERSION, Checkpoints, manifest_of, problems_of
+from .checkpoints import OTHER_VERSION, STATE, Checkpoints, manifest_of, problems_of
 from .corpus import SPLITS
 from .dry_run import print_plan
 from .errors import InputError
@@ -200,6 +201,9 @@ def _pretrain(
         raise InputError(
             "FSDP of version 1 was asked for: set fsdp_version to 2, as configuration/launch/fsdp2.yaml does"
         )
+    step = manifest_of(Path(checkpoint))["step"] if checkpoint else 0
+    seen = TrainerState.load_from_json(str(Path(checkpoint, STATE))).num_input_tokens_seen if checkpoint else 0
+    tokens = seen + (max_steps - step) * recipe.run.tokens_per_step  # whose number may have been another before
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     keep_tensorboard_in(run.path, trainer)
@@ -207,11 +211,11 @@ def _pretrain(
         planned = {
             "parameters": model.num_parameters(),
             "steps": max_steps,
-            "tokens": max_steps * recipe.run.tokens_per_step,
+            "tokens": tokens,
             "micro_batch": micro_batch,
             "muon_dtype": muon_dtype,
         }
-        run.begin(data, planned, manifest_of(Path(checkpoint))["step"] if checkpoint else 0)
+        run.begin(data, planned, step, seen)
         print(
             f"{planned['parameters']:,} parameters, {max_steps:,} steps of {recipe.run.tokens_per_step:,} tokens"
             + (f", resumed from {Path(checkpoint).name}" if checkpoint else "")
@@ -231,7 +235,8 @@ def _pretrain(
 
     trained = trainer.portable_model()  # from all processes, where it is in shards
     if leads:
-        tokens = max_steps * recipe.run.tokens_per_step
+        # The time is that of this folder, which may have set in at another run's checkpoint.
+        tokens_per_second = (tokens - run.record()["starts"][0].get("tokens", 0)) / elapsed_seconds
         first = next((line for line in read_metrics(run.path) if line["step"] == 0 and "eval_loss" in line), {})
         charts.redraw()
         write_model_folder(run.model, trained, shards.tokenizer, replace=True)
@@ -243,9 +248,9 @@ def _pretrain(
                 "steps": max_steps,
                 "tokens": tokens,
                 "seconds": round(elapsed_seconds, 1),
-                "tokens_per_second": round(tokens / elapsed_seconds, 1),
+                "tokens_per_second": round(tokens_per_second, 1),
                 "peak_flops": round(monitor.peak_flops),
-                "mfu": float(f"{monitor.utilization(tokens / elapsed_seconds):.4g}"),
+                "mfu": float(f"{monitor.utilization(tokens_per_second):.4g}"),
                 "initial": {name: first[name] for name in ("eval_loss", "eval_bits_per_byte") if name in first},
                 **{name: value for name, value in (validation | test).items() if name != "epoch"},
             }

@@ -205,7 +205,7 @@ class RunFolder:
         """What the run has decided for itself when it began; empty before."""
         return (self.record() or {}).get("planned", {})
 
-    def begin(self, data: dict[str, Any], planned: dict[str, Any], step: int = 0) -> None:
+    def begin(self, data: dict[str, Any], planned: dict[str, Any], step: int = 0, tokens: int = 0) -> None:
         """Writes recipe.yaml and run.json.
 
         A finished run that is to go on keeps its result among `earlier_results`, and is unfinished until the next one.
@@ -214,13 +214,14 @@ class RunFolder:
             data: as `shards.data_record` describes it.
             planned: the run's sizes, for whoever watches it, and what it has decided for itself and keeps to.
             step: where it sets in.
+            tokens: trained on before, in this folder or another run's.
 
         Raises:
             InputError: the run began on other data than `data` describes.
         """
         record = self.record()
         environment = describe_environment()
-        start = {"step": step, **environment}
+        start = {"step": step, "tokens": tokens, **environment}
         if record is None:
             self.path.mkdir(parents=True, exist_ok=True)
             write_durably(self._recipe_file, dump_recipe(self.recipe))
@@ -236,7 +237,7 @@ class RunFolder:
         if result is not None and result["steps"] != planned["steps"]:
             record["earlier_results"] = [*record.get("earlier_results", []), result]
         starts = record.get("starts", [])
-        if not starts or {**starts[-1], "step": step} != start:  # hundreds of starts may be alike
+        if not starts or starts[-1] | {"step": step, "tokens": tokens} != start:  # hundreds of starts may be alike
             record["starts"] = [*starts, start]
         record["planned"] = planned  # also where an extension was killed before its recipe.yaml was written
         if self.allowed:
