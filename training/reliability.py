@@ -218,8 +218,8 @@ class ReliableTrainer(Trainer):
             found = " ".join(str(error).split())
             raise InputError(f"{checkpoint} is of another optimizer: {found[:300]}") from error
         saved = torch.load(Path(checkpoint, SCHEDULER), weights_only=True)
-        factors = [factor(saved["last_epoch"]) for factor in scheduler.lr_lambdas]
-        rates = [peak * factor for peak, factor in zip(peaks, factors, strict=True)]
+        steps = saved["last_epoch"]
+        rates = [peak * factor(steps) for peak, factor in zip(peaks, scheduler.lr_lambdas, strict=True)]
         scheduler.load_state_dict(saved | {"base_lrs": peaks, "_last_lr": rates})
         for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
             group.update(own, lr=rate)
