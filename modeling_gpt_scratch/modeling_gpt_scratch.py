@@ -65,12 +65,12 @@ def take_cache(past_key_values: Cache | None, kwargs: dict[str, Any]) -> Cache |
         `ValueError`: two of them, or what older releases had in place of a cache.
     """
     for name in (CACHE_NAME, "cache"):
+        # Continuous batching passes a thing of its own as `cache`, which is for the attention alone.
         if name in kwargs and isinstance(kwargs[name], Cache | tuple | list | None):
             cache = kwargs.pop(name)
             if cache is not None and past_key_values is not None:
                 raise ValueError(f"past_key_values and {name} are two names of the same thing: pass one of them")
             past_key_values = past_key_values if cache is None else cache
-        # Continuous batching passes a thing of its own as `cache`, which is for the attention alone.
     if past_key_values is not None and not isinstance(past_key_values, Cache):
         raise ValueError(
             f"past_key_values is a {type(past_key_values).__name__}, but must be a transformers Cache: "
