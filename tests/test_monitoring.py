@@ -11,13 +11,20 @@ from training import monitoring
 from training.monitoring import RunMonitor, read_metrics
 
 
-def test_speed_is_that_of_training_and_not_of_what_comes_between(tmp_path, monkeypatch):
-    clock = types.SimpleNamespace(now=100.0)
-    monkeypatch.setattr(monitoring, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
+@pytest.fixture
+def monitored(tmp_path, monkeypatch):
+    """A run's monitor and what the library passes to it."""
     monkeypatch.setattr(monitoring, "measured_peak", lambda device, dtype: 4000.0)
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True)
     state, control = TrainerState(is_world_process_zero=True, max_steps=4), TrainerControl()
     monitor = RunMonitor(tmp_path, tokens_per_step=10, flops_per_token=200.0)
+    return monitor, args, state, control
+
+
+def test_speed_is_that_of_training_and_not_of_what_comes_between(monitored, tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr(monitoring, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
+    monitor, args, state, control = monitored
 
     def train_to(step: int) -> None:
         while state.global_step < step:
@@ -42,11 +49,8 @@ def test_speed_is_that_of_training_and_not_of_what_comes_between(tmp_path, monke
     assert second["elapsed_seconds"] == 4 * 2 + 30 + 7
 
 
-def test_a_full_disk_costs_no_run_and_no_line_that_comes_after(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(monitoring, "measured_peak", lambda device, dtype: 4000.0)
-    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True)
-    state, control = TrainerState(is_world_process_zero=True, max_steps=4), TrainerControl()
-    monitor = RunMonitor(tmp_path, tokens_per_step=10, flops_per_token=200.0)
+def test_a_full_disk_costs_no_run_and_no_line_that_comes_after(monitored, tmp_path, caplog):
+    monitor, args, state, control = monitored
     monitor.on_train_begin(args, state, control)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -63,11 +67,8 @@ def test_a_full_disk_costs_no_run_and_no_line_that_comes_after(tmp_path, monkeyp
     assert caplog.text.count("metrics.jsonl cannot be written, training goes on") == 1
 
 
-def test_metrics_that_vanish_or_cannot_be_opened_end_no_run(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(monitoring, "measured_peak", lambda device, dtype: 4000.0)
-    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True)
-    state, control = TrainerState(is_world_process_zero=True, max_steps=4), TrainerControl()
-    monitor = RunMonitor(tmp_path, tokens_per_step=10, flops_per_token=200.0)
+def test_metrics_that_vanish_or_cannot_be_opened_end_no_run(monitored, tmp_path, caplog):
+    monitor, args, state, control = monitored
     monitor.on_train_begin(args, state, control)
     (tmp_path / "metrics.jsonl").unlink()
     monitor.on_log(args, state, control, logs={"loss": 1.0})

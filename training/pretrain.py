@@ -284,7 +284,8 @@ def _choose_checkpoint(checkpoints: Checkpoints, resume: str, allowed: Collectio
         lines = []
     if checkpoint is None:
         return None
-    step, then = (manifest_of(checkpoint)[name] for name in ("step", "fingerprint"))
+    manifest = manifest_of(checkpoint)
+    step, then = manifest["step"], manifest["fingerprint"]
     if then.keys() != checkpoints.fingerprint.keys():
         raise InputError(
             f"{checkpoint} cannot be used: {OTHER_VERSION}; go on with that one, or choose another output_dir"
