@@ -29,7 +29,7 @@ from publishing.release import (
     staging_folder,
 )
 from training.errors import InputError
-from training.hashes import sha256_of
+from training.files import sha256_of
 
 REFERENCE = re.compile(r"(?!.*(\.\.|//|\.lock$))\w([\w./+-]*[\w+-])?")
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")

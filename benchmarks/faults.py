@@ -27,8 +27,8 @@ from pathlib import Path
 import torch
 
 from training.__main__ import main as training
-from training.checkpoints import STAGING
-from training.monitoring import METRICS, read_metrics
+from training.run.checkpoints import STAGING
+from training.run.monitor import METRICS, read_metrics
 
 # What may differ: when it happened, and how fast.
 TIMES = ("elapsed_seconds", "eval_runtime", "mfu", "tokens_per_second")

@@ -17,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from configuration.recipe import Recipe, load_recipe
-from training.micro_batch import RESERVE, recipe_memory, step_fits
+from training.planning.micro_batch import RESERVE, recipe_memory, step_fits
 
 DROPOUT = {"embedding_dropout": "0.1", "attention_dropout": "0.1", "residual_dropout": "0.1"}
 # Settings of the recipe, and windows at a time.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from training.muon import Muon
+from training.optimization.muon import Muon
 
 from .pairs import seconds_in_turns
 

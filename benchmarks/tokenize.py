@@ -23,9 +23,9 @@ import time
 from pathlib import Path
 
 from configuration.recipe import RunConfig
-from training.preparation import prepare_shards
-from training.sources import open_corpus
-from training.tokenizer import load_tokenizer
+from training.data.preparation import prepare_shards
+from training.data.sources import open_corpus
+from training.data.tokenizer import load_tokenizer
 
 WINDOW = 1024
 

@@ -197,7 +197,7 @@ class Recipe:
     """A checked recipe. `training` holds a value for every `TrainingArguments` field that a recipe may set.
 
     One of them is not yet as the library wants it: `per_device_train_batch_size` may be "auto", which
-    training/micro_batch.py turns into a number.
+    training/planning/micro_batch.py turns into a number.
     """
 
     run: RunConfig

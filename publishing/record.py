@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import EvalResult
 
 from training.errors import InputError
-from training.hashes import weights_sha256
+from training.files import weights_sha256
 
 from .contents import parts_in
 

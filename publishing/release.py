@@ -26,7 +26,7 @@ import modeling_gpt_scratch
 from modeling_gpt_scratch.conversion import LOGITS_TOLERANCE, to_gpt2
 from modeling_gpt_scratch.conversion.tokenizer import TOKENIZER_FILES
 from training.errors import InputError
-from training.hashes import sha256_of
+from training.files import sha256_of
 
 from . import stranger
 from .card import CardFacts, problems_of_card, write_card

@@ -14,9 +14,9 @@ from huggingface_hub import constants
 from transformers import PreTrainedTokenizerFast
 
 from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
-from tests.loopback_hub import LoopbackHub
+from tests.publishing.loopback_hub import LoopbackHub
 from training.__main__ import main
-from training.tokenizer import train_tokenizer
+from training.data.tokenizer import train_tokenizer
 
 TEXT = """\
 It was a bright morning, and the old lighthouse keeper climbed the stairs as he had done every morning for forty years.

@@ -19,7 +19,7 @@ import torch
 
 from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
 from publishing.environments import NEWEST, environment_with, install
-from training.tokenizer import train_tokenizer
+from training.data.tokenizer import train_tokenizer
 
 from .strangers import stranger_environment
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from modeling_gpt_scratch.__main__ import main as convert
-from tests.conversions import book_model, fused_model, gpt2_model, write_gpt2, write_nanogpt, write_source
-from tests.loopback_hub import LoopbackHub
+from tests.conversion.conversions import book_model, fused_model, gpt2_model, write_gpt2, write_nanogpt, write_source
+from tests.publishing.loopback_hub import LoopbackHub
 from training.__main__ import main as training
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from configuration.recipe import RecipeError
 from modeling_gpt_scratch.model_folder import ModelFolderError
 
 from .errors import InputError
-from .interruption import RunStoppedError, lasting_output
+from .run.interruption import RunStoppedError, lasting_output
 
 COMMANDS = ("tokenize", "pretrain", "watch", "generate")  # modules of this folder, imported when they are asked for
 

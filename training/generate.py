@@ -17,8 +17,8 @@ from transformers import (
     set_seed,
 )
 
+from .data.tokenizer import check_name
 from .errors import InputError
-from .tokenizer import check_name
 
 DEFAULT_NEW_TOKENS = 200
 

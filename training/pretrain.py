@@ -21,26 +21,32 @@ from transformers import (
 from configuration.recipe import Recipe, add_recipe_arguments, parse_recipe_arguments
 from modeling_gpt_scratch.model_folder import write_model_folder
 
-from .batches import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
-from .charts import LiveCharts
-from .checkpoints import OTHER_VERSION, STATE, Checkpoints, manifest_of, problems_of
-from .corpus import SPLITS
-from .dry_run import print_plan
+from .data.corpus import SPLITS
+from .data.preparation import add_verify_argument, prepare_shards
+from .data.shards import data_record
+from .data.windows import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
 from .errors import InputError
-from .flops import model_flops_per_token
-from .hashes import weights_sha256
-from .initialization import initial_model
-from .interruption import RunStoppedError, StopRequest
-from .micro_batch import choose_micro_batch, wants_fsdp
-from .monitoring import RunMonitor, read_metrics
-from .precision import DTYPES, choose_muon_dtype, precision_arguments, set_cpu_matmul_precision, slow_precision
-from .preparation import add_verify_argument, prepare_shards
+from .files import weights_sha256
+from .optimization.initialization import initial_model
+from .optimization.precision import (
+    DTYPES,
+    choose_muon_dtype,
+    precision_arguments,
+    set_cpu_matmul_precision,
+    slow_precision,
+)
+from .optimization.schedules import build_schedule
+from .planning.dry_run import print_plan
+from .planning.flops import model_flops_per_token
+from .planning.micro_batch import choose_micro_batch, wants_fsdp
 from .processes import on_first_process
-from .run_folder import RunFolder, add_resume_arguments, allowed_changes, fingerprint, refuse_changes
-from .schedules import build_schedule
-from .shards import data_record
-from .trackers import keep_tensorboard_in, require_trackers
-from .trainer import GPTScratchTrainer
+from .run.checkpoints import OTHER_VERSION, STATE, Checkpoints, manifest_of, problems_of
+from .run.folder import RunFolder, add_resume_arguments, allowed_changes, fingerprint, refuse_changes
+from .run.interruption import RunStoppedError, StopRequest
+from .run.monitor import RunMonitor, read_metrics
+from .run.trackers import keep_tensorboard_in, require_trackers
+from .run.window_trainer import GPTScratchTrainer
+from .view.charts import LiveCharts
 
 
 def main(argv: list[str]) -> int:

@@ -7,10 +7,10 @@ from typing import Any
 
 from configuration.recipe import Recipe, add_recipe_arguments, parse_recipe_arguments
 
+from .data.preparation import add_verify_argument, prepare_shards
+from .data.shards import TokenShards
 from .errors import InputError
-from .preparation import add_verify_argument, prepare_shards
-from .run_folder import RunFolder, add_resume_arguments, allowed_changes
-from .shards import TokenShards
+from .run.folder import RunFolder, add_resume_arguments, allowed_changes
 
 
 def main(argv: list[str]) -> int:

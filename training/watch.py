@@ -10,11 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from .charts import CHARTS, draw_chart, max_grad_norm_of
-from .checkpoints import checkpoints_in
 from .errors import InputError
-from .monitoring import METRICS, read_metrics
-from .watch_page import page_of
+from .run.checkpoints import checkpoints_in
+from .run.monitor import METRICS, read_metrics
+from .view.charts import CHARTS, draw_chart, max_grad_norm_of
+from .view.page import page_of
 
 HOST = "127.0.0.1"
 

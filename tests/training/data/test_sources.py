@@ -1,0 +1,283 @@
+"""Where documents come from besides plain files: compressed lines, tables, and datasets on the Hub."""
+
+import gzip
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from configuration.recipe import RunConfig
+from training.data.sources import open_corpus
+from training.errors import InputError
+
+ROOT = Path(__file__).parents[3]
+
+
+def texts(corpus: Path, **fields) -> list[str]:
+    run = RunConfig(model="demo", corpus=str(corpus), tokens_per_step=1, **fields)
+    return ["".join(document.pieces()) for document in open_corpus(run).documents()]
+
+
+def json_lines(documents: list[str]) -> bytes:
+    return "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in documents).encode()
+
+
+def test_compressed_lines_are_read_as_plain_ones(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json_lines(["één", "two\nlines"])))
+    (tmp_path / "b.gz").write_bytes(b"no text")
+    assert texts(tmp_path) == ["één", "two\nlines"]
+    run = RunConfig(model="demo", corpus=str(tmp_path / "a.jsonl.gz"), tokens_per_step=1)
+    assert open_corpus(run).name == "a"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(json_lines(["long " * 999]), mtime=0)[:-20], json_lines(["plain"]), b""],
+    ids=["cut off", "not compressed", "empty"],
+)
+def test_damaged_compression_is_refused_by_name(content, tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(content)
+    if content:
+        with pytest.raises(InputError, match=r"a\.jsonl\.gz is damaged, or not compressed by gzip"):
+            texts(tmp_path)
+    else:
+        assert texts(tmp_path) == []
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a.parquet with a column `text` (or another) in row groups of three."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def write(values: list, column: str = "text") -> Path:
+        columns = {"id": list(range(len(values))), column: values}
+        parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet", row_group_size=3)
+        return tmp_path
+
+    return write
+
+
+def test_a_table_holds_one_document_a_row(table):
+    documents = [f"document {number} één" for number in range(10)]
+    assert texts(table(documents)) == documents
+    assert texts(table(documents, "body"), text_field="body") == documents
+
+
+@pytest.mark.parametrize(
+    ("values", "column", "message"),
+    [
+        (["a"], "body", r"a\.parquet has no column 'text'; found: id, body"),
+        (["a", None], "text", r"a\.parquet, row 2: no text in 'text'; found: NoneType"),
+        ([1, 2], "text", r"a\.parquet, row 1: no text in 'text'; found: int"),
+    ],
+)
+def test_tables_without_text_are_refused(values, column, message, table):
+    with pytest.raises(InputError, match=message):
+        texts(table(values, column))
+
+
+def test_a_damaged_table_is_refused(table):
+    folder = table(["a"])
+    (folder / "a.parquet").write_bytes((folder / "a.parquet").read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"a\.parquet cannot be read as parquet"):
+        texts(folder)
+
+
+def test_documents_can_be_skipped(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(json_lines(["0", "1", "2"]))
+    (tmp_path / "b.txt").write_text("3")
+    run = RunConfig(model="demo", corpus=str(tmp_path), tokens_per_step=1)
+    for skip in range(5):
+        found = ["".join(document.pieces()) for document in open_corpus(run).documents(skip)]
+        assert found == [str(number) for number in range(skip, 4)]
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hub as streaming a dataset of two tables asks for."""
+
+    files: dict[str, bytes] = {}
+    requested: list[str] = []
+
+    def answer(self, content: bytes | object, status: int = 200, **headers: str) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        begin, end = 0, len(data)
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            begin, end, status = int(wanted[1]), int(wanted[2] or len(data) - 1) + 1, 206
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data[begin:end])), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[begin:end])
+
+    def entries(self, names: list[str]) -> list[dict]:
+        sizes = {name: len(self.files[name]) for name in names}
+        return [{"type": "file", "path": name, "size": size, "oid": f"{size:040x}"} for name, size in sizes.items()]
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        self.requested.append(path)
+        if re.fullmatch(r"/api/datasets/owner/tales(/revision/[^/]+)?", path):
+            siblings = [{"rfilename": name} for name in self.files]
+            self.answer({"id": "owner/tales", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
+        elif path.startswith("/api/datasets/owner/tales/tree/"):
+            at_root = re.fullmatch(r"/api/datasets/owner/tales/tree/[^/]+/?", path)
+            found = self.entries(list(self.files)) if at_root else {}
+            self.answer(found) if found else self.answer({}, 404, X_Error_Code="EntryNotFound")
+        elif path.startswith(f"/datasets/owner/tales/resolve/{COMMIT}/"):
+            name = path.split(f"{COMMIT}/")[1]
+            if name in self.files:
+                self.answer(self.files[name], ETag=f'"{len(self.files[name])}"', X_Repo_Commit=COMMIT)
+            else:
+                self.answer({}, 404, X_Error_Code="EntryNotFound")
+        else:
+            self.answer({}, 404, X_Error_Code="RepoNotFound")
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self) -> None:
+        self.requested.append(self.path)
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length).decode()
+        if "/paths-info/" in self.path:
+            wanted = json.loads(body)["paths"] if body.startswith("{") else re.findall(r"paths=([^&]+)", body)
+            self.answer(self.entries([name for name in wanted if name in self.files]))
+        else:
+            self.answer({}, 404)
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A server on this machine with the dataset owner/tales: 300 documents in two tables. Runs programs against it."""
+    pytest.importorskip("datasets")
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    documents = [f"Tale {number}: one lamp, {number} ships." for number in range(300)]
+    files = {}
+    for number in range(2):
+        file = tmp_path / f"train-{number:05d}-of-00002.parquet"
+        half = documents[number * 150 : number * 150 + 150]
+        parquet.write_table(pyarrow.table({"text": half, "id": list(range(150))}), file, row_group_size=50)
+        files[file.name] = file.read_bytes()
+        file.unlink()
+    handler = type("TestHub", (Hub,), {"files": files, "requested": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        # The library reads these when it is imported, so only another process can have other ones.
+        environment = {name: value for name, value in os.environ.items() if "PROXY" not in name.upper()}
+        environment |= {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+        environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
+
+        def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
+            words = [sys.executable, "-c", program, *arguments]
+            return subprocess.run(
+                words, env=environment, capture_output=True, text=True, timeout=200, check=False, cwd=tmp_path
+            )
+
+        yield run
+        server.shutdown()
+
+
+STREAM = """
+import json, sys
+from configuration.recipe import RunConfig
+from training.data.sources import open_corpus
+corpus = open_corpus(RunConfig(model="demo", corpus="hf:owner/tales", tokens_per_step=1))
+state, texts = None, []
+while True:  # a new stream each time, from where the last one stood
+    count = 0
+    for document in corpus.documents(len(texts), state):
+        texts.append("".join(document.pieces()))
+        count += 1
+        if count == 70:
+            break
+    state = json.loads(json.dumps(corpus.state()))
+    if not count:
+        break
+print(json.dumps([corpus.name, corpus.description, texts]))
+"""
+
+
+def test_a_hub_dataset_is_streamed_and_goes_on_where_it_stood(hub, tmp_path):
+    finished = hub(STREAM)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    name, description, found = json.loads(finished.stdout.splitlines()[-1])
+    assert name == "owner--tales"
+    assert description == {"corpus": "owner/tales", "revision": COMMIT, "config": None, "split": "train"}
+    assert found == [f"Tale {number}: one lamp, {number} ships." for number in range(300)]
+    assert not list(tmp_path.rglob("home/**/*.parquet"))
+
+
+TOKENIZE = """
+import sys
+from training.data import preparation
+from training.__main__ import main
+if len(sys.argv) > 2:
+    preparation.BATCH_CHARACTERS, preparation.SECONDS_BETWEEN_STATES = 500, 0
+    if sys.argv[2] == "crash":
+        save_state, calls = preparation.WorkFolder.save_state, []
+        def crash(self, state):
+            save_state(self, state)
+            calls.append(state)
+            if len(calls) == 9:
+                sys.exit("crashed")
+        preparation.WorkFolder.save_state = crash
+words = "--model demo --corpus hf:owner/tales --tokens_per_step 1024 --output_dir run --vocab_size 300"
+words += " --max_position_embeddings 32 --split_fractions [0.8,0.1,0.1] --tokenize_processes 1 --data_dir "
+sys.exit(main(["tokenize", *words.split(), sys.argv[1]]))
+"""
+
+
+@pytest.mark.slow
+def test_shards_of_a_hub_dataset_are_the_same_after_an_interruption(hub, tmp_path):
+    assert "crashed" in hub(TOKENIZE, "cut", "crash").stderr
+    again = hub(TOKENIZE, "cut", "goes on")
+    assert "going on after" in again.stdout, again.stderr[-3000:]
+    whole = hub(TOKENIZE, "whole")
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    (first,), (second,) = ((tmp_path / name).iterdir() for name in ("cut", "whole"))
+    manifest = json.loads((first / "manifest.json").read_text())
+    assert manifest == json.loads((second / "manifest.json").read_text())
+    assert manifest["corpus"]["documents"] == 300
+    assert manifest["corpus"]["revision"] == COMMIT
+
+
+MISTAKES = """
+import sys
+from training.__main__ import main
+words = ["tokenize", "--model", "demo", "--tokens_per_step", "1024", "--output_dir", "run", "--tokenizer", "train"]
+for mistake in (
+    ["--corpus", "hf:owner/absent"],
+    ["--corpus", "hf:owner/tales", "--dataset_split", "nonsense"],
+    ["--corpus", "hf:owner/tales", "--text_field", "body"],
+    ["--corpus", "hf:owner/tales", "--split", "contiguous"],
+):
+    print(main(words + mistake))
+"""
+
+
+def test_mistakes_with_a_hub_dataset_get_a_clear_line(hub, tmp_path):
+    finished = hub(MISTAKES)
+    assert finished.stdout.split("\n")[0] == "2"
+    assert re.findall(r"^\d$", finished.stdout, flags=re.M) == ["2"] * 4, finished.stderr[-3000:]
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert "dataset owner/absent cannot be found" in errors[0]
+    assert "dataset owner/tales cannot be opened: " in errors[1]
+    assert "nonsense" in errors[1]
+    assert "dataset owner/tales, row 1: no text in field 'body'; found: " in errors[2]
+    assert "split is contiguous, but a streamed dataset's length is not known" in errors[3]
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,90 @@
+"""A dataset on the Hub as a corpus, streamed: no copy of it on this disk, and memory for a few rows."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+
+from configuration.recipe import RunConfig
+
+from ..errors import InputError, UnavailableError
+from .corpus import Corpus, Document
+
+HUB_PREFIX = "hf:"
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+class HubCorpus(Corpus):
+    """The rows of one split of a dataset at one commit. The commit is the identity: nothing is read to find it out.
+
+    Args:
+        repository: `owner/name` on the Hub.
+        revision: a commit.
+        config: configuration of the dataset (FineWeb's are called `sample-10BT` and so on); `None`: its default.
+        split: split of the dataset; all its rows are parted anew into train, validation and test.
+        text_field: the column that holds the text.
+    """
+
+    def __init__(self, repository: str, revision: str, config: str | None, split: str, text_field: str):
+        self.name = "--".join([*repository.split("/"), *([config] if config else [])])
+        self.description = {"corpus": repository, "revision": revision, "config": config, "split": split}
+        self.identity = " ".join([repository, revision, config or "", split, text_field])
+        self._text_field = text_field
+        self._arguments = {"path": repository, "name": config, "split": split, "revision": revision}
+        self._stream: Any = None
+
+    def signature(self) -> str:
+        return self.identity
+
+    def documents(self, skip: int = 0, state: dict[str, Any] | None = None) -> Iterator[Document]:
+        self._stream = self._open()
+        if state is not None:
+            self._stream.load_state_dict(state)
+        elif skip:
+            self._stream = self._stream.skip(skip)
+        for number, row in enumerate(self._stream, start=skip + 1):
+            place = f"dataset {self.description['corpus']}, row {number}"
+            text = row.get(self._text_field)
+            if not isinstance(text, str):
+                raise InputError(f"{place}: no text in field {self._text_field!r}; found: {', '.join(row)}")
+            yield Document.of(text, place)
+
+    def state(self) -> dict[str, Any]:
+        return self._stream.state_dict()
+
+    def _open(self) -> Any:
+        from datasets import disable_progress_bars, load_dataset
+
+        disable_progress_bars()
+        try:
+            stream = load_dataset(**self._arguments, streaming=True)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"dataset {self.description['corpus']} cannot be opened: {' '.join(str(error).split())}"
+            ) from None
+        # Of tables, only the one column is sent over the network.
+        return stream.select_columns([self._text_field]) if self._text_field in (stream.features or ()) else stream
+
+
+def open_hub_dataset(run: RunConfig) -> HubCorpus:
+    """The dataset that `corpus: hf:owner/name` means, at the commit that its revision stands for now.
+
+    The Hub is asked for that only where the revision is not itself a commit.
+
+    Raises:
+        UnavailableError: there is no such dataset, or it cannot be reached, or `datasets` is not installed.
+    """
+    repository = run.corpus.removeprefix(HUB_PREFIX)
+    try:
+        import datasets  # noqa: F401
+    except ImportError:
+        raise UnavailableError(f"corpus {run.corpus} needs the datasets library: pip install '.[data]'") from None
+    commit = run.dataset_revision
+    if commit is None or not COMMIT.fullmatch(commit):
+        try:
+            commit = HfApi().dataset_info(repository, revision=run.dataset_revision).sha
+        except (HTTPError, OSError, ValueError) as error:
+            raise UnavailableError(f"dataset {repository} cannot be found: {' '.join(str(error).split())}") from None
+    return HubCorpus(repository, commit, run.dataset_config, run.dataset_split, run.text_field)

@@ -1,0 +1,100 @@
+"""
+The tokenizer of a run: a byte-level BPE trained on its text (Sennrich et al., 2016; bytes as in GPT-2, 2019), or any
+existing one.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from ..errors import InputError, UnavailableError
+
+END_OF_TEXT = "<|endoftext|>"
+# A token of its own: with padding = end of text the library's collator would hide every end from the loss, and a
+# fine-tuned model would never stop.
+PAD = "<|pad|>"
+BYTE_VALUES = 256
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE, which encodes any text and decodes to the same text.
+
+    Args:
+        texts: the training text, in pieces.
+        vocab_size: number of tokens, the 256 bytes and 2 special ones among them. Text that is too short for so many
+            merges gives fewer.
+
+    Raises:
+        InputError: `vocab_size` leaves no room for the bytes and the special tokens.
+    """
+    smallest = BYTE_VALUES + 2
+    if vocab_size < smallest:
+        raise InputError(f"vocab_size is {vocab_size}, but a byte-level tokenizer has at least {smallest} tokens")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, PAD],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=PAD,
+        padding_side="left",  # prompts of a batch must end where they are continued
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """An existing tokenizer by folder or Hub name, kept as it is.
+
+    Raises:
+        UnavailableError: nothing loads under that name.
+        InputError: it has no end-of-text token or no fast implementation.
+    """
+    check_name(name)
+    try:
+        # False, so that the library does not ask at the terminal: our own model type is registered, and a tokenizer
+        # needs no other code.
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnavailableError(f"tokenizer {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    if not tokenizer.is_fast:
+        raise InputError(f"tokenizer {name} has no fast (tokenizers library) implementation")
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"tokenizer {name} has no end-of-text token, which separates documents")
+    return tokenizer
+
+
+def check_name(name: str) -> None:
+    """Tells a path that does not exist from a Hub name, before the library looks for it on the Hub.
+
+    Raises:
+        UnavailableError: `name` can only be a path, and nothing is there.
+    """
+    path = Path(name)
+    looks_like_path = path.is_absolute() or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.exists())
+    if not path.exists() and looks_like_path:
+        raise UnavailableError(f"{name} does not exist")
+
+
+def encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy of the tokenizer's core for plain text: what spells a special token is text, and nothing is added."""
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.encode_special_tokens = True
+    core.no_truncation()
+    core.no_padding()
+    return core
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Identifies what a tokenizer does to text. Settings of the wrapper, such as its maximum length, do not count."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()

@@ -1,0 +1,142 @@
+"""From token shards to batches: windows, their order, and the arithmetic of a step."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ..errors import InputError
+from .shards import TokenVector
+
+IGNORED = -100  # a label that does not count
+
+
+class TokenWindows(Dataset):
+    """Consecutive windows of a token vector; a window of T tokens has T predictions, the last one into the next window.
+
+    Args:
+        tokens: the vector.
+        length: T, in tokens.
+        keep_tail: whether the last, shorter window counts: yes where every token is to be measured, no in training.
+        document_start: the id that stands before each document, to count positions from it, which keeps the model from
+            looking into another document; `None`: positions count through the window.
+    """
+
+    def __init__(self, tokens: TokenVector, length: int, keep_tail: bool = False, document_start: int | None = None):
+        self.tokens = tokens
+        self.length = length
+        self.document_start = document_start
+        predictions = max(0, len(tokens) - 1)
+        self.num_windows = math.ceil(predictions / length) if keep_tail else predictions // length
+
+    def __len__(self) -> int:
+        return self.num_windows
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        start = index * self.length
+        tokens = torch.from_numpy(self.tokens[start : start + self.length + 1])
+        window = {"input_ids": tokens[:-1], "shift_labels": tokens[1:]}
+        if self.document_start is not None:
+            window["position_ids"] = positions_in_documents(window["input_ids"], self.document_start)
+        return window
+
+
+def positions_in_documents(input_ids: torch.Tensor, document_start: int) -> torch.Tensor:
+    """Each token's position in its document; a document that began before the window counts from the window's first
+    token.
+
+    The end of a text is the first token of the next one: it predicts how a text begins, as it does when the model
+    writes from nothing, and that must not depend on the text before.
+
+    Args:
+        input_ids: ids of shape `(length,)`.
+        document_start: the id at which a document begins.
+    """
+    positions = torch.arange(len(input_ids))
+    starts = torch.where(input_ids == document_start, positions, 0)
+    return positions - starts.cummax(dim=0).values
+
+
+def collate_windows(windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Stacks windows to `(batch_size, length)`. A shorter one is filled up with labels that do not count.
+
+    `labels` repeat the input, because the library's Trainer counts and evaluates by that name; the model uses
+    `shift_labels` alone.
+    """
+    length = max(len(window["input_ids"]) for window in windows)
+
+    def stack(name: str, fill: int) -> torch.Tensor:
+        return torch.stack([torch.nn.functional.pad(w[name], (0, length - len(w[name])), value=fill) for w in windows])
+
+    batch = {
+        "input_ids": stack("input_ids", 0),  # any id: later tokens change nothing before them
+        "labels": stack("input_ids", IGNORED),
+        "shift_labels": stack("shift_labels", IGNORED),
+    }
+    return batch | ({"position_ids": stack("position_ids", 0)} if "position_ids" in windows[0] else {})
+
+
+class WindowOrder(Sampler[int]):
+    """The order in which a run visits the windows: epoch after epoch, a function of (seed, epoch) alone.
+
+    One pass over the sampler is the whole run, so that every step has the same number of tokens, also where an epoch
+    ends within one.
+
+    Args:
+        num_windows: windows of an epoch.
+        num_samples: windows that the run visits.
+        seed: of the permutations.
+        shuffle: whether to permute at all.
+    """
+
+    def __init__(self, num_windows: int, num_samples: int, seed: int, shuffle: bool):
+        self.num_windows = num_windows
+        self.num_samples = num_samples
+        self.seed = seed
+        self.shuffle = shuffle
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        epochs = itertools.chain.from_iterable(self.epoch(number) for number in itertools.count())
+        return itertools.islice(epochs, self.num_samples)
+
+    def epoch(self, number: int) -> Iterator[int]:
+        if not self.shuffle:
+            return iter(range(self.num_windows))
+        return map(int, np.random.default_rng([self.seed, number]).permutation(self.num_windows))
+
+
+def accumulation_steps(tokens_per_step: int, micro_batch: int, length: int, processes: int) -> int:
+    """Forward passes that each process makes for one optimizer step.
+
+    Args:
+        tokens_per_step: tokens of the global batch.
+        micro_batch: windows that a device takes at a time.
+        length: tokens of a window.
+        processes: number of devices that share the batch.
+
+    Raises:
+        InputError: the batch is not an integer number of such passes.
+    """
+    if micro_batch < 1:
+        raise InputError(f"per_device_train_batch_size is {micro_batch}, but must be at least 1")
+    one_pass = micro_batch * length * processes
+    steps, rest = divmod(tokens_per_step, one_pass)
+    if rest or not steps:
+        nearest = [steps * one_pass, (steps + 1) * one_pass] if steps else [one_pass]
+        raise InputError(
+            f"tokens_per_step is {tokens_per_step}, but must be a multiple of {one_pass} = "
+            f"{micro_batch} (per_device_train_batch_size) x {length} (max_position_embeddings) x {processes} "
+            f"(processes): the nearest are {' and '.join(map(str, nearest))}"
+        )
+    return steps
+
+
+def steps_for_epochs(epochs: float, num_windows: int, windows_per_step: int) -> int:
+    """Optimizer steps that visit every window `epochs` times; the last step is a whole one."""
+    return math.ceil(epochs * num_windows / windows_per_step)

@@ -1,0 +1,95 @@
+"""The work folder of data that is being prepared: one process at a time has it, and the next one goes on in it."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from modeling_gpt_scratch.durable import give_name, write_durably
+
+from ..errors import InputError
+
+LOCK = "lock"
+
+
+class WorkFolder:
+    """What `writing` describes. Made by [`work_on`]."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.data = path / "data"
+        self._state = path / "state.json"
+
+    def state(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The state that was saved, if under the same settings; otherwise the folder is emptied."""
+        try:
+            state = json.loads(self._state.read_text(encoding="utf-8"))
+            if state["settings"] == settings:
+                return state
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            pass
+        self.clear()
+        return None
+
+    def clear(self) -> None:
+        """Empties the folder, but for the lock. The state goes first, so that it never speaks of what is gone."""
+        self._state.unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        self.data.mkdir()
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        write_durably(self._state, json.dumps(state))
+
+    def complete(self, folder: Path) -> None:
+        """Gives the data its final name."""
+        give_name(self.data, folder)
+
+
+@contextmanager
+def work_on(folder: Path, say: Callable[[str], None]) -> Iterator[WorkFolder]:
+    """Gives the work folder of `folder` to one process at a time; the others wait.
+
+    It is removed once `folder` is there, and also when the block finds that the input is unusable. After anything else
+    it stays, for the next process to go on.
+    """
+    path = folder.with_name(f"{folder.name}.partial")
+    made = [parent for parent in path.parents if not parent.exists()]
+    with _locked(path, folder, say):
+        try:
+            yield WorkFolder(path)
+        except InputError:
+            shutil.rmtree(path, ignore_errors=True)
+            for parent in made:
+                with suppress(OSError):  # something else is in it now
+                    parent.rmdir()
+            raise
+        if folder.exists():
+            shutil.rmtree(path, ignore_errors=True)  # whoever waits for the lock may just have made the folder again
+
+
+@contextmanager
+def _locked(path: Path, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock of a work folder. Makes the folder."""
+    lock = FileLock(path / LOCK, fallback_to_soft=False)
+    has_said = False
+    while not lock.is_locked:
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=has_said)
+        except Timeout:
+            say(f"another process is preparing {folder}: waiting for it")
+            has_said = True
+        except FileNotFoundError:
+            pass  # whoever had the folder has just removed it
+    try:
+        yield
+    finally:
+        lock.release()

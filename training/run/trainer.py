@@ -1,0 +1,282 @@
+"""
+The library's Trainer, made safe: checkpoints that are complete or absent, no step with a gradient that is no number, an
+orderly stop, and a resumed run that is the uninterrupted one, bit for bit.
+"""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from modeling_gpt_scratch.model_folder import fresh_model
+
+from ..errors import InputError
+from .checkpoints import OPTIMIZER, PREFIX, SCHEDULER, Checkpoints
+from .interruption import StopRequest
+from .monitor import read_metrics
+
+logger = logging.getLogger(__name__)
+
+# Overflows of fp16 gradients in a row, each of which halves their scale. It begins at 2^16, so after twenty they
+# overflow without any scale: the model is broken.
+OVERFLOWS_IN_A_ROW = 20
+
+
+class ReliableTrainer(Trainer):
+    """Adds to the library's Trainer what its resume lacks.
+
+    Args:
+        checkpoints: where they go.
+        stop: asked at the end of every step and between the batches of an evaluation.
+        max_skipped_steps: how many steps in a row may be left out because their gradient is not finite.
+        **kwargs: those of `transformers.Trainer`.
+    """
+
+    def __init__(self, *, checkpoints: Checkpoints, stop: StopRequest, max_skipped_steps: int = 0, **kwargs):
+        self.model_class: type[PreTrainedModel] = type(kwargs["model"])  # FSDP makes the model one of another class
+        super().__init__(**kwargs)
+        self.add_callback(_StepBoundary(self))
+        self.checkpoints = checkpoints
+        self.stop = stop
+        self.max_skipped_steps = max_skipped_steps
+        self.skipped_in_a_row = self.skipped_steps = 0
+        self.evaluation_is_due = False
+        self._resumed_from: Path | None = None
+        self._saving = False
+        self._loss_before_step = 0.0
+
+    def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs) -> Any:
+        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        return super().train(resume_from_checkpoint=resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
+
+    def stop_here(self, evaluation_is_due: bool) -> None:
+        """Has the library save a checkpoint of the step that has just ended, and leave its loop."""
+        self.evaluation_is_due = evaluation_is_due
+        self.control.should_evaluate = False
+        self.control.should_save = self.control.should_training_stop = True
+
+    def portable_model(self) -> PreTrainedModel | None:
+        """The model as it is now, of its own class and under its own names, on the first process's CPU.
+
+        Whatever it is wrapped in. Every process must call it, since each may hold a part; the others get `None`.
+        """
+        state_dict = self.accelerator.get_state_dict(self.model_wrapped)
+        if not self.is_world_process_zero():
+            return None
+        return fresh_model(self.model_class, self.model.config, state_dict, self.model.generation_config)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes a folder that `from_pretrained` opens. Every process must call it.
+
+        It is not opened again, which would take as long once more at every checkpoint: its hashes are compared before a
+        run goes on from it, and then weights that are missing or left over are an error.
+        """
+        model = self.portable_model()
+        if model is not None:
+            folder = output_dir or self.args.output_dir
+            model.save_pretrained(folder)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """Loads every weight. The library's own way calls tied ones missing, and expects other files under FSDP."""
+        model = self.model if model is None else model
+        state_dict = {}
+        if not self.is_fsdp_enabled or self.is_world_process_zero():
+            for file in sorted(Path(resume_from_checkpoint).glob("*.safetensors")):
+                state_dict |= load_file(file)
+            # Written once, though the model has two names for it.
+            state_dict |= {alias: state_dict[source] for alias, source in self.model.all_tied_weights_keys.items()}
+        try:
+            if self.is_fsdp_enabled:
+                set_model_state_dict(model, state_dict, options=_FROM_FIRST_PROCESS)
+            else:
+                model.load_state_dict(state_dict)
+        except (RuntimeError, KeyError) as error:
+            found = " ".join(str(error).split())
+            raise InputError(f"{resume_from_checkpoint} is of another model: {found[:300]}") from error
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | float | None = None) -> float:
+        """The library asks for it between clipping and the optimizer's step, so nothing has been changed yet.
+
+        Reading it waits for the device, once a step: what decides whether weights may change must be known before.
+
+        Raises:
+            FloatingPointError: it is not finite, more often in a row than is allowed.
+        """
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        grad_norm = float(grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm)
+        if math.isfinite(grad_norm):
+            self.skipped_in_a_row = 0
+            return grad_norm
+        self.skipped_in_a_row += 1
+        self.skipped_steps += 1
+        step = self.state.global_step + 1
+        is_scaled = self.accelerator.scaler is not None
+        found = f"the gradient norm is {grad_norm}"
+        if is_scaled:
+            found += f" in {self.skipped_in_a_row} steps in a row, though the scale of fp16 was halved after each"
+        if self.skipped_in_a_row > max(self.max_skipped_steps, OVERFLOWS_IN_A_ROW if is_scaled else 0):
+            good = self.checkpoints.all()
+            raise FloatingPointError(
+                f"training broke down in step {step}: {found}; no weight was changed "
+                f"by it, and the last checkpoint is {good[-1].name if good else 'none'}"
+            )
+        if not is_scaled:  # the scaler leaves the step out itself, which is nothing unusual
+            logger.warning(f"step {step} is left out: {found}")
+            model.zero_grad()  # an optimizer leaves alone what has no gradient
+        self._tr_loss.fill_(self._loss_before_step)
+        return grad_norm
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.checkpoints.staging) if self._saving else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """The library's checkpoint and our progress, complete under its name or not at all.
+
+        What cannot be written is given up with a warning: a full disk must not end a run.
+        """
+        leads = self.is_world_process_zero()
+        tensors = [*self.model.parameters(), *_tensors(self.optimizer.state_dict())]
+        problem = self.checkpoints.lack_of_space(sum(tensor.nbytes for tensor in tensors)) if leads else None
+        step = self.state.global_step
+        self._saving = True
+        try:
+            if not self._on_any_rank(problem is not None):
+                if leads:
+                    self.checkpoints.discard_staging()
+                self.accelerator.wait_for_everyone()
+                super()._save_checkpoint(model, trial)
+                progress = json.dumps(self._progress())
+                place = self.checkpoints.staging / f"{PREFIX}{step}" / f"progress-{self.args.process_index}.json"
+                place.write_text(progress, encoding="utf-8")
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # torch.save reports a full disk as a RuntimeError of its file writer.
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
+            problem = " ".join(str(error).split())
+        finally:
+            self._saving = False
+        failed = self._on_any_rank(problem is not None)
+        if leads and not failed:
+            try:
+                self.checkpoints.publish(step, is_scaled=self.accelerator.scaler is not None)
+            except OSError as error:
+                problem = str(error)
+        if leads and (failed or problem is not None):
+            self.checkpoints.discard_staging()
+            logger.warning(f"checkpoint-{step} could not be saved, training goes on: {problem or 'another process'}")
+        self.accelerator.wait_for_everyone()
+
+    def _on_any_rank(self, condition: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return condition
+        flag = torch.tensor(int(condition), device=self.args.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum"))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Writes the optimizer's state by the weights' names, the same whether they are in shards or not."""
+        state = get_optimizer_state_dict(self.model, _without_wrapper(self.optimizer), options=_WHOLE)
+        if self.is_world_process_zero():
+            torch.save(state, Path(output_dir, OPTIMIZER))
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Takes the state from the checkpoint, but the settings and the rates from this run's recipe."""
+        optimizer, scheduler = _without_wrapper(self.optimizer), self.lr_scheduler
+        settings = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
+        peaks = list(scheduler.base_lrs)
+        state, options = {}, _FROM_FIRST_PROCESS if self.is_fsdp_enabled else None
+        if not self.is_fsdp_enabled or self.is_world_process_zero():
+            state = torch.load(Path(checkpoint, OPTIMIZER), map_location="cpu", weights_only=True)
+        try:
+            set_optimizer_state_dict(self.model, optimizer, state, options=options)
+        except (ValueError, KeyError) as error:
+            found = " ".join(str(error).split())
+            raise InputError(f"{checkpoint} is of another optimizer: {found[:300]}") from error
+        saved = torch.load(Path(checkpoint, SCHEDULER), weights_only=True)
+        steps = saved["last_epoch"]
+        rates = [peak * factor(steps) for peak, factor in zip(peaks, scheduler.lr_lambdas, strict=True)]
+        scheduler.load_state_dict(saved | {"base_lrs": peaks, "_last_lr": rates})
+        for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
+            group.update(own, lr=rate)
+
+    def _progress(self) -> dict[str, Any]:
+        """What the library's checkpoint lacks."""
+        return {
+            "evaluation_is_due": self.evaluation_is_due,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "skipped_steps": self.skipped_steps,
+        }
+
+    def _load_progress(self, progress: dict[str, Any]) -> None:
+        self.skipped_in_a_row, self.skipped_steps = progress["skipped_in_a_row"], progress["skipped_steps"]
+
+    def _restore_progress(self) -> None:
+        file = self._resumed_from / f"progress-{self.args.process_index}.json"
+        if not file.exists():  # saved by fewer processes
+            file = self._resumed_from / "progress-0.json"
+        progress = json.loads(file.read_text(encoding="utf-8"))
+        self._load_progress(progress)
+        done = {line["step"] for line in read_metrics(self.checkpoints.run) if "eval_loss" in line}
+        if progress["evaluation_is_due"] and self.state.global_step not in done and not self.evaluate():
+            self.stop.raise_if_asked()  # abandoned again, and still due in the same checkpoint
+
+
+# How FSDP's shards become one state on the first process's CPU, and such a state shards.
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_FROM_FIRST_PROCESS = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+
+
+class _StepBoundary(TrainerCallback):
+    """Hands the library's events to the Trainer: where a step begins and ends, and where a resumed run sets in."""
+
+    def __init__(self, trainer: ReliableTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self.trainer._resumed_from is not None:
+            self.trainer._restore_progress()
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self.trainer._loss_before_step = self.trainer._tr_loss.clone()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self.trainer.evaluation_is_due = False
+        if self.trainer.stop.agreed(args.device):
+            self.trainer.stop_here(evaluation_is_due=control.should_evaluate)
+
+
+def _without_wrapper(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer itself. Accelerate's wrapper scales gradients, of which there are none while a state is loaded."""
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for item in values for tensor in _tensors(item)]

@@ -1,0 +1,144 @@
+"""The charts of a run, drawn from its metrics.jsonl: loss, gradient norm, learning rate, speed."""
+
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..run.monitor import read_metrics
+
+TRAINING, VALIDATION, OTHER, FAINT = "#2563a8", "#c8402f", "#6b7280", "#b9cde4"
+Metrics = list[dict[str, Any]]
+
+
+def _points(metrics: Metrics, *names: str) -> list[list[float]]:
+    """Columns `tokens` and the named figures of the lines that hold them all; empty columns where none does."""
+    rows = [[line["tokens"], *(line[name] for name in names)] for line in metrics if all(n in line for n in names)]
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in ("tokens", *names)]
+
+
+def _curve(axes: Axes, metrics: Metrics, name: str, label: str, color: str, **style) -> None:
+    tokens, values = _points(metrics, name)
+    if tokens:
+        axes.plot(tokens, values, label=label, color=color, **({"marker": "."} if len(tokens) < 50 else {}) | style)
+
+
+def _loss(axes: Axes, metrics: Metrics, max_grad_norm: float) -> None:
+    tokens, lowest, highest = _points(metrics, "loss_min", "loss_max")
+    if tokens:
+        axes.fill_between(tokens, lowest, highest, color=FAINT, alpha=0.7, lw=0, label="training, lowest to highest")
+    _curve(axes, metrics, "loss", "training, mean", TRAINING)
+    _curve(axes, metrics, "eval_loss", "validation", VALIDATION, marker="o", markersize=4)
+    axes.set_ylabel("nats per token")
+
+
+def _gradient_norm(axes: Axes, metrics: Metrics, max_grad_norm: float) -> None:
+    _curve(axes, metrics, "grad_norm_max", "highest since the last point", FAINT, marker=None)
+    _curve(axes, metrics, "grad_norm", "gradient norm", TRAINING)
+    if max_grad_norm > 0:
+        axes.axhline(
+            max_grad_norm, color=VALIDATION, linestyle="--", linewidth=1, label=f"clipped to {max_grad_norm:g}"
+        )
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("before clipping")
+    tokens, clipped = _points(metrics, "clipped")
+    if tokens:
+        right = axes.twinx()
+        right.fill_between(tokens, clipped, step="pre", color=OTHER, alpha=0.15, lw=0, label="steps clipped")
+        right.set(ylim=(0, 1), ylabel="steps clipped (grey)")
+        right.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_zorder(right.get_zorder() + 1)  # the curves over the grey, not under it
+        axes.patch.set_visible(False)
+
+
+def _learning_rate(axes: Axes, metrics: Metrics, max_grad_norm: float) -> None:
+    _curve(axes, metrics, "learning_rate", "learning rate", TRAINING)
+    axes.set_ylim(bottom=0)
+
+
+def _speed(axes: Axes, metrics: Metrics, max_grad_norm: float) -> None:
+    utilization = _points(metrics, "mfu")[1]
+    label = f"tokens per second; MFU {utilization[-1]:.1%} at the last point" if utilization else "tokens per second"
+    _curve(axes, metrics, "tokens_per_second", label, TRAINING)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(EngFormatter())
+
+
+CHARTS: dict[str, tuple[str, Callable[[Axes, Metrics, float], None]]] = {
+    "loss.png": ("Loss", _loss),
+    "gradient_norm.png": ("Gradient norm", _gradient_norm),
+    "learning_rate.png": ("Learning rate", _learning_rate),
+    "speed.png": ("Speed", _speed),
+}
+
+
+def draw_chart(name: str, metrics: Metrics, max_grad_norm: float) -> bytes:
+    """One of `CHARTS` as a PNG, over the tokens trained on; `max_grad_norm` is 0 where gradients are not clipped."""
+    title, draw = CHARTS[name]
+    # Figure and not pyplot: no window system, no global state.
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    draw(axes, metrics, max_grad_norm)
+    axes.set_title(title, loc="left", fontweight="bold")
+    axes.set_xlabel("tokens")
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.grid(alpha=0.3)
+    for each in figure.axes:
+        each.spines["top"].set_visible(False)
+        each.spines["right"].set_visible(len(figure.axes) > 1)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=150)
+    return image.getvalue()
+
+
+def max_grad_norm_of(folder: Path) -> float:
+    """The norm that a run clips its gradients to, by its recipe.yaml; 0: it does not."""
+    file = folder / "recipe.yaml"
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return recipe.get("max_grad_norm") or 0.0
+
+
+def draw_charts(folder: Path) -> list[Path]:
+    """Writes all charts into a run folder and returns their paths."""
+    metrics, max_grad_norm = read_metrics(folder), max_grad_norm_of(folder)
+    for name in CHARTS:
+        (folder / name).write_bytes(draw_chart(name, metrics, max_grad_norm))
+    return [folder / name for name in CHARTS]
+
+
+SECONDS_BETWEEN_DRAWINGS = 20  # drawing takes half a second, in which nothing is trained
+
+
+class LiveCharts(TrainerCallback):
+    """Redraws a run's charts after evaluations, but not more often than `SECONDS_BETWEEN_DRAWINGS`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.has_warned = False
+        self._drawn_at = time.monotonic()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        # The last evaluations are drawn once the run has ended.
+        is_due = time.monotonic() - self._drawn_at >= SECONDS_BETWEEN_DRAWINGS
+        if state.is_world_process_zero and is_due and 0 < state.global_step < state.max_steps:
+            self.redraw()
+            self._drawn_at = time.monotonic()
+
+    def redraw(self) -> None:
+        """Draws, or warns the first time that it cannot: no chart is worth a run."""
+        try:
+            draw_charts(self.folder)
+        except Exception as error:  # whatever it is: a full disk, a font, a broken matplotlib
+            if not self.has_warned:
+                print(f"warning: the charts cannot be drawn: {' '.join(str(error).split())}", file=sys.stderr)
+            self.has_warned = True
