@@ -27,8 +27,7 @@ from pathlib import Path
 import torch
 
 from training.__main__ import main as training
-from training.run.checkpoints import STAGING
-from training.run.monitor import METRICS, read_metrics
+from training.record import METRICS, STAGING, read_metrics
 
 # What may differ: when it happened, and how fast.
 TIMES = ("elapsed_seconds", "eval_runtime", "mfu", "tokens_per_second")

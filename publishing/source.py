@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 import modeling_gpt_scratch
-from training.run.checkpoints import STAGING
+from training.record import STAGING
 
 from .contents import CODE_FILES, PICKLES, missing_from, parts_in
 

@@ -24,7 +24,7 @@ from modeling_gpt_scratch.model_folder import write_model_folder
 from .data.corpus import SPLITS
 from .data.preparation import add_verify_argument, prepare_shards
 from .data.shards import data_record
-from .data.windows import TokenWindows, WindowOrder, accumulation_steps, steps_for_epochs
+from .data.windows import TokenWindows, WindowOrder
 from .errors import InputError
 from .files import weights_sha256
 from .optimization.initialization import initial_model
@@ -36,14 +36,16 @@ from .optimization.precision import (
     slow_precision,
 )
 from .optimization.schedules import build_schedule
+from .optimization.steps import accumulation_steps, steps_for_epochs
 from .planning.dry_run import print_plan
 from .planning.flops import model_flops_per_token
 from .planning.micro_batch import choose_micro_batch, wants_fsdp
 from .processes import on_first_process
+from .record import read_metrics
 from .run.checkpoints import OTHER_VERSION, STATE, Checkpoints, manifest_of, problems_of
 from .run.folder import RunFolder, add_resume_arguments, allowed_changes, fingerprint, refuse_changes
 from .run.interruption import RunStoppedError, StopRequest
-from .run.monitor import RunMonitor, read_metrics
+from .run.monitor import RunMonitor
 from .run.trackers import keep_tensorboard_in, require_trackers
 from .run.window_trainer import GPTScratchTrainer
 from .view.charts import LiveCharts

@@ -11,8 +11,7 @@ from pathlib import Path
 import yaml
 
 from .errors import InputError
-from .run.checkpoints import checkpoints_in
-from .run.monitor import METRICS, read_metrics
+from .record import METRICS, checkpoints_in, read_metrics
 from .view.charts import CHARTS, draw_chart, max_grad_norm_of
 from .view.page import page_of
 

@@ -7,7 +7,7 @@ import torch
 
 from configuration.recipe import MODELS, load_recipe
 from modeling_gpt_scratch import GPTScratchForCausalLM
-from training.data.windows import accumulation_steps, steps_for_epochs
+from training.optimization.steps import accumulation_steps, steps_for_epochs
 
 RECIPES = sorted((MODELS.parent / "recipes").glob("*.yaml"))
 BLOG = [path for path in RECIPES if path.stem.startswith("blog-")]

@@ -18,8 +18,8 @@ from benchmarks import faults
 from configuration.recipe import Recipe, add_recipe_arguments, parse_recipe_arguments
 from modeling_gpt_scratch.modeling_gpt_scratch import GPTScratchDecoderLayer
 from training.__main__ import COMMANDS
+from training.record import read_metrics
 from training.run.folder import add_resume_arguments
-from training.run.monitor import read_metrics
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "configuration" / "launch"

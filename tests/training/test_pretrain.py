@@ -20,9 +20,10 @@ from configuration.recipe import load_recipe
 from modeling_gpt_scratch import durable
 from training.__main__ import main
 from training.files import weights_sha256
+from training.record import read_metrics
 from training.run import folder as run_folder
 from training.run.folder import RunFolder
-from training.run.monitor import TRAINING_FIGURES, RunMonitor, read_metrics
+from training.run.monitor import TRAINING_FIGURES, RunMonitor
 from training.run.window_trainer import GPTScratchTrainer
 
 ROOT = Path(__file__).parents[2]

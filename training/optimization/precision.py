@@ -5,7 +5,7 @@ import torch
 from configuration.recipe import Recipe
 
 from ..errors import InputError
-from ..planning.flops import matmul_rates
+from .matmul import matmul_rates
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # bf16 rounds more, so it must be worth it: so many times as fast. It also makes the choice the same in each run on a

@@ -4,12 +4,13 @@ import torch
 
 from configuration.recipe import Recipe, dump_recipe
 
-from ..data.windows import accumulation_steps
 from ..errors import InputError
 from ..optimization.initialization import built_config
+from ..optimization.matmul import measured_peak
 from ..optimization.precision import autocast_dtype, precision_arguments, set_cpu_matmul_precision, slow_precision
 from ..optimization.schedules import build_schedule
-from .flops import measured_peak, model_flops_per_token
+from ..optimization.steps import accumulation_steps
+from .flops import model_flops_per_token
 from .memory import parameter_count
 from .micro_batch import available_memory, choose_micro_batch, recipe_memory
 

@@ -16,10 +16,10 @@ from accelerate.utils import gather_object
 from configuration.recipe import Recipe
 from modeling_gpt_scratch import GPTScratchForCausalLM
 
-from ..data.windows import accumulation_steps
 from ..errors import InputError
 from ..optimization.initialization import built_config
 from ..optimization.precision import autocast_dtype
+from ..optimization.steps import accumulation_steps
 from .memory import FP32, Memory, estimate_memory
 
 # What comes and goes around the steps: the loader's batches, communication, gaps between allocations.

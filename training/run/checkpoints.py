@@ -20,11 +20,9 @@ from modeling_gpt_scratch.durable import give_name
 
 from ..errors import InputError
 from ..files import sha256_of
-from .monitor import read_metrics
+from ..record import CHECKPOINT, STAGING, checkpoints_in, read_metrics, step_of
 
 MANIFEST = "manifest.json"
-PREFIX = "checkpoint-"
-STAGING = ".saving"
 OPTIMIZER, SCHEDULER, SCALER, STATE = "optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json"
 # Beside the tensors: code, tokenizer, states of random generators.
 SMALL_FILES_BYTES = 32 * 2**20
@@ -161,7 +159,7 @@ class Checkpoints:
         Raises:
             OSError: it cannot be written, or files are missing that a run could not go on without.
         """
-        staged, final = self.staging / f"{PREFIX}{step}", self.run / f"{PREFIX}{step}"
+        staged, final = self.staging / f"{CHECKPOINT}{step}", self.run / f"{CHECKPOINT}{step}"
         files = {}
         for file in sorted(path for path in staged.rglob("*") if path.is_file()):
             files[file.relative_to(staged).as_posix()] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
@@ -188,16 +186,6 @@ class Checkpoints:
         for checkpoint in checkpoints[: -self.limit]:
             if checkpoint != best:
                 shutil.rmtree(checkpoint)
-
-
-def checkpoints_in(run: Path) -> list[Path]:
-    """Every folder of a run with a checkpoint's name, oldest first."""
-    found = [path for path in run.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
-    return sorted(found, key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix(PREFIX))
 
 
 def _own_hash(manifest: dict[str, Any]) -> str:

@@ -15,30 +15,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from modeling_gpt_scratch.durable import write_durably
 
-from ..planning.flops import measured_peak
+from ..optimization.matmul import measured_peak
+from ..record import METRICS, read_metrics
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.jsonl"
 # What a training line holds of what the Trainer logs.
 TRAINING_FIGURES = (
     *("loss", "loss_min", "loss_max", "grad_norm", "grad_norm_max", "clipped"),
     *("learning_rate", "skipped_steps", "tokens_per_second", "mfu"),
 )
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, oldest first; a last line that was cut off is left out."""
-    file = folder / METRICS
-    if not file.exists():
-        return []
-    lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
 
 
 class RunMonitor(TrainerCallback):

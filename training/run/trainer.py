@@ -32,9 +32,9 @@ from transformers import (
 from modeling_gpt_scratch.model_folder import fresh_model
 
 from ..errors import InputError
-from .checkpoints import OPTIMIZER, PREFIX, SCHEDULER, Checkpoints
+from ..record import CHECKPOINT, read_metrics
+from .checkpoints import OPTIMIZER, SCHEDULER, Checkpoints
 from .interruption import StopRequest
-from .monitor import read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class ReliableTrainer(Trainer):
                 self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(model, trial)
                 progress = json.dumps(self._progress())
-                place = self.checkpoints.staging / f"{PREFIX}{step}" / f"progress-{self.args.process_index}.json"
+                place = self.checkpoints.staging / f"{CHECKPOINT}{step}" / f"progress-{self.args.process_index}.json"
                 place.write_text(progress, encoding="utf-8")
         except (OSError, SafetensorError, RuntimeError) as error:
             # torch.save reports a full disk as a RuntimeError of its file writer.

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..run.monitor import read_metrics
+from ..record import read_metrics
 
 TRAINING, VALIDATION, OTHER, FAINT = "#2563a8", "#c8402f", "#6b7280", "#b9cde4"
 Metrics = list[dict[str, Any]]

@@ -5,15 +5,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from training.data.windows import (
-    TokenWindows,
-    WindowOrder,
-    accumulation_steps,
-    collate_windows,
-    positions_in_documents,
-    steps_for_epochs,
-)
+from training.data.windows import TokenWindows, WindowOrder, collate_windows, positions_in_documents
 from training.errors import InputError
+from training.optimization.steps import accumulation_steps, steps_for_epochs
 
 
 class Vector:

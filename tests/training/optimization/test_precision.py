@@ -5,8 +5,8 @@ import torch
 
 from configuration.recipe import load_recipe
 from training.optimization import precision
+from training.optimization.matmul import matmul_rates
 from training.optimization.precision import choose_muon_dtype, slow_precision
-from training.planning.flops import matmul_rates
 
 CPU = torch.device("cpu")
 

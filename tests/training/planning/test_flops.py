@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from modeling_gpt_scratch import GPTScratchConfig
-from training.planning.flops import measured_peak, model_flops_per_token
+from training.optimization.matmul import measured_peak
+from training.planning.flops import model_flops_per_token
 from training.run.monitor import RunMonitor
 
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from configuration.recipe import load_recipe
 from modeling_gpt_scratch import GPTScratchForCausalLM
-from training.data.windows import accumulation_steps
 from training.errors import InputError
+from training.optimization.steps import accumulation_steps
 from training.planning import micro_batch
 from training.planning.micro_batch import (
     CPU_SHARE,

@@ -9,9 +9,10 @@ import torch
 from transformers import TrainingArguments
 
 from training.__main__ import main
+from training.record import read_metrics
 from training.run.checkpoints import OPTIMIZER
 from training.run.folder import RunFolder
-from training.run.monitor import RunMonitor, read_metrics
+from training.run.monitor import RunMonitor
 
 
 @pytest.fixture(scope="module")

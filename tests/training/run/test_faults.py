@@ -21,10 +21,10 @@ from benchmarks import faults
 from configuration.recipe import load_recipe
 from training.__main__ import main
 from training.data.work_folder import work_on
+from training.record import read_metrics
 from training.run.checkpoints import manifest_of
 from training.run.folder import RunFolder
 from training.run.interruption import StopRequest, lasting_output
-from training.run.monitor import read_metrics
 from training.run.trainer import ReliableTrainer
 
 ROOT = Path(__file__).parents[3]
@@ -475,7 +475,7 @@ import os, sys
 from pathlib import Path
 from benchmarks import faults
 from configuration.recipe import load_recipe
-from training.run.monitor import read_metrics
+from training.record import read_metrics
 from training.run.trainer import ReliableTrainer
 from training.run.folder import RunFolder
 from training.data.work_folder import work_on

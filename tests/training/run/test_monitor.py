@@ -7,8 +7,9 @@ import types
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from training.record import read_metrics
 from training.run import monitor as run_monitor
-from training.run.monitor import RunMonitor, read_metrics
+from training.run.monitor import RunMonitor
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from training.errors import InputError
 from training.optimization import precision
 from training.optimization.precision import set_cpu_matmul_precision
 from training.planning import micro_batch
-from training.run.monitor import RunMonitor, read_metrics
+from training.record import read_metrics
+from training.run.monitor import RunMonitor
 
 
 @pytest.fixture

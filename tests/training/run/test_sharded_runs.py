@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import faults
 from training.__main__ import main
-from training.run.monitor import read_metrics
+from training.record import read_metrics
 
 ROOT = Path(__file__).parents[3]
 IDS = [[3, 1, 4, 1, 5, 9, 2, 6]]

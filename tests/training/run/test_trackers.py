@@ -6,8 +6,9 @@ import pytest
 
 from training.__main__ import main
 from training.errors import InputError
+from training.record import read_metrics
 from training.run import trackers
-from training.run.monitor import TRAINING_FIGURES, read_metrics
+from training.run.monitor import TRAINING_FIGURES
 from training.run.trackers import require_trackers
 
 
