@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from configuration.recipe import Recipe, load_recipe
+from configuration.pretraining import PretrainingRecipe
 from training.planning.micro_batch import RESERVE, recipe_memory, step_fits
 
 DROPOUT = {"embedding_dropout": "0.1", "attention_dropout": "0.1", "residual_dropout": "0.1"}
@@ -33,8 +33,10 @@ CASES = [
 ]
 
 
-def _recipe(settings: dict[str, str]) -> Recipe:
-    return load_recipe(None, {"corpus": "stdlib", "tokens_per_step": "256", "output_dir": "runs/x", **settings})
+def _recipe(settings: dict[str, str]) -> PretrainingRecipe:
+    return PretrainingRecipe.load(
+        None, {"corpus": "stdlib", "tokens_per_step": "256", "output_dir": "runs/x", **settings}
+    )
 
 
 def _process_bytes(name: str) -> int:

@@ -22,7 +22,7 @@ import threading
 import time
 from pathlib import Path
 
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 from training.data.preparation import prepare_shards
 from training.data.sources import open_corpus
 from training.data.tokenizer import load_tokenizer
@@ -32,7 +32,7 @@ WINDOW = 1024
 
 def write_text(folder: Path, megabytes: float) -> None:
     """A .jsonl file of documents of 100 to 20,000 characters from the standard library's source, which repeats."""
-    run = RunConfig(model="demo", corpus="stdlib", tokens_per_step=1)
+    run = DataConfig(corpus="stdlib")
     source = "".join(piece for document in open_corpus(run).documents() for piece in document.pieces())
     lengths = random.Random(0)
     folder.mkdir()
@@ -50,10 +50,8 @@ def write_text(folder: Path, megabytes: float) -> None:
 
 def prepare(corpus: Path, data: Path, args: argparse.Namespace) -> int:
     """Our side. Returns the tokens of all parts."""
-    run = RunConfig(
-        model="demo",
+    run = DataConfig(
         corpus=str(corpus),
-        tokens_per_step=1,
         split="hash",
         tokenizer=args.tokenizer,
         tokenize_processes=args.processes,

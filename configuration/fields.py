@@ -1,5 +1,9 @@
-"""Values as YAML or a command line gives them, turned into the types that dataclass fields are annotated with."""
+"""
+Fields of dataclasses as settings: what is said of each, and the values that YAML or a command line gives them, turned
+into the types that the fields are annotated with.
+"""
 
+import dataclasses
 import enum
 import math
 import types
@@ -7,6 +11,19 @@ import typing
 from typing import Any, Literal
 
 import yaml
+
+
+def setting(
+    help: str, default: Any = dataclasses.MISSING, within: tuple[float, float] | None = None, is_path: bool = False
+) -> Any:
+    """A field of a recipe's part; one without a default must be in every recipe.
+
+    Args:
+        help: what `--help` says of it.
+        within: the smallest and the largest value.
+        is_path: it may name a place on this machine, so that saved records shorten it.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "within": within, "is_path": is_path})
 
 
 def members(annotation: Any) -> tuple[Any, ...]:

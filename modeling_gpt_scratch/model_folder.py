@@ -73,6 +73,7 @@ def write_model_folder(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None = None,
     replace: bool = False,
+    inputs: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Writes a model folder that has been opened again: complete under its name, or absent.
 
@@ -81,6 +82,7 @@ def write_model_folder(
         model: [`fresh_model`] makes it from weights.
         tokenizer: saved beside it.
         replace: keep what is there until the new folder is complete.
+        inputs: what both are compared on; `None`: a few random token ids.
 
     Raises:
         ModelFolderError: the settings cannot be saved, or what was written lacks weights or gives other logits.
@@ -97,7 +99,8 @@ def write_model_folder(
             raise ModelFolderError(f"{folder} cannot be saved: {error}") from error
         reopened, found = type(model).from_pretrained(new, output_loading_info=True)
         _refuse_what_does_not_fit(found, f"{folder}, as written,")
-        expected, logits = _logits(model), _logits(reopened)
+        inputs = _random_ids(model) if inputs is None else inputs
+        expected, logits = _logits(model, inputs), _logits(reopened, inputs)
         scale, difference = expected.abs().max().item(), (logits - expected).abs().max().item()
         if not difference <= REOPENED_TOLERANCE * scale:  # nor where either is no number
             raise ModelFolderError(
@@ -106,16 +109,16 @@ def write_model_folder(
             )
 
 
+def _random_ids(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    shape = (1, min(64, model.config.max_position_embeddings))
+    return {"input_ids": torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))}
+
+
 @torch.no_grad()
-def _logits(model: PreTrainedModel) -> torch.Tensor:
-    """The logits of a few random ids, computed in fp32 whatever the dtype of the weights."""
-    ids = torch.randint(
-        model.config.vocab_size,
-        (1, min(64, model.config.max_position_embeddings)),
-        generator=torch.Generator().manual_seed(0),
-    )
+def _logits(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Logits computed in fp32, whatever the dtype of the weights."""
     parameters = {name: parameter.float() for name, parameter in model.eval().named_parameters()}
-    return torch.func.functional_call(model, parameters, (), {"input_ids": ids})[0]
+    return torch.func.functional_call(model, parameters, (), dict(inputs))[0]
 
 
 def _refuse_what_does_not_fit(found: dict, what: str) -> None:

@@ -6,7 +6,7 @@ lets the model write.
 import sys
 from importlib import import_module
 
-from configuration.recipe import RecipeError
+from configuration.recipe_file import RecipeError
 from modeling_gpt_scratch.model_folder import ModelFolderError
 
 from .errors import InputError

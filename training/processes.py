@@ -1,5 +1,6 @@
 """What the processes of a run settle among each other before it begins, so that none waits for one that has failed."""
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -8,6 +9,21 @@ import torch
 from .errors import InputError
 
 Result = TypeVar("Result")
+
+
+def process_count() -> int:
+    """Processes that share the run, as torchrun and its kin say."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def leads() -> bool:
+    """Whether this is the first process, also before they are joined."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def wants_fsdp(arguments: dict[str, Any]) -> bool:
+    """Whether `TrainingArguments` or `accelerate launch` ask for sharded weights, optimizer and gradients."""
+    return bool(arguments["fsdp"]) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def on_first_process(work: Callable[[], Result]) -> Result:

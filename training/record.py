@@ -71,6 +71,11 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def metrics_until(run: Path, step: int) -> list[dict[str, Any]]:
+    """The lines that a run keeps which sets in at this step: those of later steps will come again."""
+    return [line for line in read_metrics(run) if step and line["step"] <= step]
+
+
 def checkpoints_in(run: Path) -> list[Path]:
     """Every folder with a checkpoint's name, oldest first; whether they are whole, run/checkpoints.py finds out."""
     found = [path for path in run.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]

@@ -5,12 +5,15 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from configuration.recipe import Recipe, add_recipe_arguments, parse_recipe_arguments
+from configuration.command_line import add_recipe_arguments, parse_recipe_arguments
+from configuration.pretraining import PretrainingRecipe
 
 from .data.preparation import add_verify_argument, prepare_shards
 from .data.shards import TokenShards
 from .errors import InputError
-from .run.folder import RunFolder, add_resume_arguments, allowed_changes
+from .pretrain import Pretraining
+from .run.fingerprint import add_resume_arguments
+from .run.folder import RunFolder
 
 
 def main(argv: list[str]) -> int:
@@ -21,14 +24,15 @@ def main(argv: list[str]) -> int:
         allow_abbrev=False,
     )
     add_verify_argument(parser)
-    add_recipe_arguments(parser)
-    add_resume_arguments(parser)  # to take the command line of a run, although the data is the same for every --resume
-    recipe, options = parse_recipe_arguments(parser, argv)
-    tokenize(recipe, options.verify_data, allowed_changes(options))
+    add_recipe_arguments(parser, PretrainingRecipe)
+    # To take the command line of a run, although the data is the same for every --resume.
+    add_resume_arguments(parser, Pretraining.groups())
+    recipe, options = parse_recipe_arguments(parser, PretrainingRecipe, argv)
+    tokenize(recipe, options.verify_data, Pretraining.groups().allowed(options))
     return 0
 
 
-def tokenize(recipe: Recipe, verify: bool, allowed: Collection[str] = ()) -> TokenShards:
+def tokenize(recipe: PretrainingRecipe, verify: bool, allowed: Collection[str] = ()) -> TokenShards:
     """Prepares what `pretrain` would with the same recipe, and says what there is.
 
     Args:
@@ -41,7 +45,7 @@ def tokenize(recipe: Recipe, verify: bool, allowed: Collection[str] = ()) -> Tok
     started_at = time.perf_counter()
     window = recipe.model.max_position_embeddings
     begun_on = _begun_on(recipe, allowed)
-    prepared = prepare_shards(recipe.run, recipe.model.vocab_size, window, print, verify, begun_on)
+    prepared = prepare_shards(recipe.data, recipe.model.vocab_size, window, print, verify, begun_on)
     seconds = time.perf_counter() - started_at
     for part, counts in prepared.manifest["parts"].items():
         print(
@@ -52,9 +56,9 @@ def tokenize(recipe: Recipe, verify: bool, allowed: Collection[str] = ()) -> Tok
     return prepared
 
 
-def _begun_on(recipe: Recipe, allowed: Collection[str]) -> dict[str, Any] | None:
+def _begun_on(recipe: PretrainingRecipe, allowed: Collection[str]) -> dict[str, Any] | None:
     """The data of the run in `output_dir`; `None` where there is no run of this recipe."""
     try:
-        return RunFolder(recipe, allowed).begun_on()
+        return RunFolder(Pretraining(recipe), allowed).begun_on()
     except InputError:
         return None

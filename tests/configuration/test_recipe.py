@@ -5,17 +5,9 @@ import argparse
 import pytest
 import yaml
 
-from configuration.recipe import (
-    MODELS,
-    RUN_HELP,
-    RecipeError,
-    RunConfig,
-    add_recipe_arguments,
-    differences,
-    dump_recipe,
-    load_recipe,
-    parse_recipe_arguments,
-)
+from configuration.command_line import add_recipe_arguments, parse_recipe_arguments
+from configuration.pretraining import MODELS, PretrainingRecipe
+from configuration.recipe_file import RecipeError
 
 CONFIGURATION = MODELS.parent
 SIZES = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
@@ -24,76 +16,79 @@ MINIMAL = {"model": "demo", "corpus": "stdlib", "tokens_per_step": "4096", "outp
 
 def parse(*argv: str):
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    add_recipe_arguments(parser)
-    return parse_recipe_arguments(parser, list(argv))[0]
+    add_recipe_arguments(parser, PretrainingRecipe)
+    return parse_recipe_arguments(parser, PretrainingRecipe, list(argv))[0]
 
 
 def problems(overrides: dict[str, str]) -> list[str]:
     with pytest.raises(RecipeError) as caught:
-        load_recipe(None, MINIMAL | overrides)
+        PretrainingRecipe.load(None, MINIMAL | overrides)
     return str(caught.value).splitlines()
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGURATION.glob("recipes/*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads(path):
-    assert load_recipe(path, {}).training["output_dir"] == f"runs/{path.stem}"
+    assert PretrainingRecipe.load(path, {}).training["output_dir"] == f"runs/{path.stem}"
 
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_named_size_loads_with_its_own_values(path):
-    model = load_recipe(None, MINIMAL | {"model": path.stem}).model
+    model = PretrainingRecipe.load(None, MINIMAL | {"model": path.stem}).model
     assert {name: getattr(model, name) for name in yaml.safe_load(path.read_text())} == yaml.safe_load(path.read_text())
 
 
 def test_file_and_command_line_give_the_same_recipe(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("model: demo\ncorpus: stdlib\ntokens_per_step: 4096\noutput_dir: runs/x\nlearning_rate: 3e-4\n")
-    assert load_recipe(file, {}).as_dict() == load_recipe(None, MINIMAL | {"learning_rate": "3e-4"}).as_dict()
+    assert (
+        PretrainingRecipe.load(file, {}).as_dict()
+        == PretrainingRecipe.load(None, MINIMAL | {"learning_rate": "3e-4"}).as_dict()
+    )
 
 
 def test_command_line_overrides_the_file():
     recipe = parse(str(CONFIGURATION / "recipes/demo.yaml"), "--max_steps", "60", "--embedding_dropout=0.1")
     assert (recipe.training["max_steps"], recipe.model.embedding_dropout) == (60, 0.1)
-    assert load_recipe(CONFIGURATION / "recipes/demo.yaml", {}).training["max_steps"] != 60
+    assert PretrainingRecipe.load(CONFIGURATION / "recipes/demo.yaml", {}).training["max_steps"] != 60
 
 
 def test_every_default_is_written_out_and_reads_back_to_the_same_recipe(tmp_path):
-    recipe = load_recipe(CONFIGURATION / "recipes/demo.yaml", {"split_fractions": "[0.8, 0.1, 0.1]"})
+    recipe = PretrainingRecipe.load(CONFIGURATION / "recipes/demo.yaml", {"split_fractions": "[0.8, 0.1, 0.1]"})
     file = tmp_path / "recipe.yaml"
-    file.write_text(dump_recipe(recipe))
-    assert load_recipe(file, {}).as_dict() == recipe.as_dict()
-    assert differences(recipe, file) == ({}, [])
+    file.write_text(recipe.dump())
+    assert PretrainingRecipe.load(file, {}).as_dict() == recipe.as_dict()
+    assert recipe.differences(file) == ({}, [])
     assert {"adam_beta1", "text_field", "layer_norm_eps"} <= yaml.safe_load(file.read_text()).keys()
 
 
 def test_absolute_paths_are_not_recorded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    recipe = load_recipe(None, MINIMAL | {"corpus": f"{tmp_path}/a/b", "output_dir": "/elsewhere/x"})
-    assert (recipe.run.corpus, recipe.training["output_dir"]) == (f"{tmp_path}/a/b", "/elsewhere/x")
+    recipe = PretrainingRecipe.load(None, MINIMAL | {"corpus": f"{tmp_path}/a/b", "output_dir": "/elsewhere/x"})
+    assert (recipe.data.corpus, recipe.training["output_dir"]) == (f"{tmp_path}/a/b", "/elsewhere/x")
     assert (recipe.as_dict()["corpus"], recipe.as_dict()["output_dir"]) == ("a/b", "x")
 
 
 def test_paths_that_lead_out_of_the_folder_are_not_recorded():
     for path in ("../../jane/texts", "~/texts", "a/../../texts"):
-        assert load_recipe(None, MINIMAL | {"corpus": path}).as_dict()["corpus"] == "texts"
+        assert PretrainingRecipe.load(None, MINIMAL | {"corpus": path}).as_dict()["corpus"] == "texts"
 
 
 def test_differences_name_the_fields(tmp_path):
     file = tmp_path / "recipe.yaml"
-    file.write_text(dump_recipe(load_recipe(None, MINIMAL)))
-    other = load_recipe(None, MINIMAL | {"seed": "7", "shuffle": "false"})
-    assert differences(other, file) == ({"shuffle": (True, False), "seed": (42, 7)}, [])
+    file.write_text(PretrainingRecipe.load(None, MINIMAL).dump())
+    other = PretrainingRecipe.load(None, MINIMAL | {"seed": "7", "shuffle": "false"})
+    assert other.differences(file) == ({"shuffle": (True, False), "seed": (42, 7)}, [])
 
 
 def test_what_another_version_of_the_library_saved_is_named_and_left_out(tmp_path):
     file = tmp_path / "recipe.yaml"
-    recipe = load_recipe(None, MINIMAL)
+    recipe = PretrainingRecipe.load(None, MINIMAL)
     saved = recipe.as_dict() | {"field_of_the_future": 3, "eval_delay": [1]}  # a name and a value that are not known
     del saved["seed"]
     file.write_text(yaml.safe_dump(saved, sort_keys=False))
-    assert differences(recipe, file) == ({}, ["eval_delay", "field_of_the_future"])
+    assert recipe.differences(file) == ({}, ["eval_delay", "field_of_the_future"])
     with pytest.raises(RecipeError, match="field_of_the_future is no setting"):  # a user's own recipe stays strict
-        load_recipe(file, {})
+        PretrainingRecipe.load(file, {})
 
 
 @pytest.mark.parametrize(
@@ -120,7 +115,7 @@ def test_what_another_version_of_the_library_saved_is_named_and_left_out(tmp_pat
     ],
 )
 def test_values_get_the_fields_type(field, text, value):
-    found = load_recipe(None, MINIMAL | {field: text}).as_dict()[field]
+    found = PretrainingRecipe.load(None, MINIMAL | {field: text}).as_dict()[field]
     assert found == value
     assert type(found) is type(value)
 
@@ -209,7 +204,7 @@ def test_unknown_and_refused_keys_are_named(key, message, tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(MINIMAL | {"tokens_per_step": 4096, key: 1}))
     with pytest.raises(RecipeError, match=message.split(":")[0]):
-        load_recipe(file, {})
+        PretrainingRecipe.load(file, {})
     with pytest.raises(RecipeError, match=message.split(":")[0]):
         parse(f"--{key}", "1")
 
@@ -218,9 +213,9 @@ def test_all_problems_are_reported_together():
     assert len(problems({"seed": "x", "learning_rat": "1", "split": "y"})) == 3
     assert len(problems({"num_attention_heads": "3", "embedding_dropout": "2", "text_field": ""})) == 3
     with pytest.raises(RecipeError) as caught:
-        load_recipe(None, {})
+        PretrainingRecipe.load(None, {})
     assert str(caught.value).splitlines() == [
-        f"{name} is missing" for name in ("model", "corpus", "tokens_per_step", "output_dir")
+        f"{name} is missing" for name in ("model", "tokens_per_step", "corpus", "output_dir")
     ]
 
 
@@ -240,7 +235,7 @@ def test_unreadable_recipes_are_refused(content, message, tmp_path):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(RecipeError, match=message):
-        load_recipe(file, {})
+        PretrainingRecipe.load(file, {})
 
 
 def write_recipes(folder, **contents):
@@ -259,7 +254,7 @@ def test_a_recipe_starts_from_its_base_and_wins_over_it(tmp_path):
         b="seed: 2\nlearning_rate: 2e-4\nbase: a.yaml\n",
         a=MINIMAL_TEXT + "seed: 1\nlearning_rate: 1e-4\nweight_decay: 0.5\n",
     )
-    settings = load_recipe(file, {"weight_decay": "0.25"}).as_dict()
+    settings = PretrainingRecipe.load(file, {"weight_decay": "0.25"}).as_dict()
     assert [settings[name] for name in ("seed", "learning_rate", "weight_decay")] == [3, 2e-4, 0.25]
     assert "base" not in settings
 
@@ -268,7 +263,7 @@ def test_a_setting_of_the_base_can_be_set_back_to_null(tmp_path):
     file = write_recipes(
         tmp_path, b="base: a.yaml\nmuon_learning_rate: null\n", a=MINIMAL_TEXT + "muon_learning_rate: 0.1\n"
     )
-    assert load_recipe(file, {}).run.muon_learning_rate is None
+    assert PretrainingRecipe.load(file, {}).optimization.muon_learning_rate is None
 
 
 @pytest.mark.parametrize(
@@ -285,7 +280,7 @@ def test_a_setting_of_the_base_can_be_set_back_to_null(tmp_path):
 )
 def test_a_base_that_cannot_be_used_is_refused(contents, message, tmp_path):
     with pytest.raises(RecipeError, match=message):
-        load_recipe(write_recipes(tmp_path, **contents), {})
+        PretrainingRecipe.load(write_recipes(tmp_path, **contents), {})
 
 
 def test_base_is_no_option():
@@ -293,4 +288,7 @@ def test_base_is_no_option():
 
 
 def test_every_setting_of_ours_has_a_help_text():
-    assert RUN_HELP.keys() == RunConfig.__dataclass_fields__.keys()
+    ours = [part for part in PretrainingRecipe.parts() if part not in ("model", "training")]
+    assert ours == ["pretraining", "data", "optimization"]
+    for part in ours:
+        assert all(PretrainingRecipe.declarations()[name].metadata["help"] for name in PretrainingRecipe.parts()[part])

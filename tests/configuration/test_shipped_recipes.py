@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from configuration.recipe import MODELS, load_recipe
+from configuration.pretraining import MODELS, PretrainingRecipe
 from modeling_gpt_scratch import GPTScratchForCausalLM
 from training.optimization.steps import accumulation_steps, steps_for_epochs
 
@@ -59,13 +59,13 @@ SIZES = [
 
 
 def shipped(name: str):
-    return load_recipe(MODELS.parent / "recipes" / f"{name}.yaml", {})
+    return PretrainingRecipe.load(MODELS.parent / "recipes" / f"{name}.yaml", {})
 
 
 @pytest.mark.parametrize(("model", "changes", "parameters"), SIZES)
 def test_every_size_has_its_published_number_of_parameters(model, changes, parameters):
     fields = {"model": model, "corpus": "stdlib", "tokens_per_step": "4096", "output_dir": "runs/x"}
-    config = load_recipe(None, fields | changes).model
+    config = PretrainingRecipe.load(None, fields | changes).model
     with torch.device("meta"):
         built = GPTScratchForCausalLM(config)
     assert built.num_parameters() == parameters
@@ -117,10 +117,10 @@ def test_a_recipe_of_the_blog_differs_from_the_baseline_as_published(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_blogs_runs_train_on_their_budget_rounded_up_to_whole_batches(name):
     recipe = shipped(name)
-    tokens = recipe.training["max_steps"] * recipe.run.tokens_per_step
-    assert 0 <= tokens - BUDGET < recipe.run.tokens_per_step
+    tokens = recipe.training["max_steps"] * recipe.pretraining.tokens_per_step
+    assert 0 <= tokens - BUDGET < recipe.pretraining.tokens_per_step
     assert recipe.model.max_position_embeddings == 1024
-    assert recipe.run.tokens_per_step == (6 if name == "blog-first-run" else 96) * 1024
+    assert recipe.pretraining.tokens_per_step == (6 if name == "blog-first-run" else 96) * 1024
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_the_blogs_runs_train_on_their_budget_rounded_up_to_whole_batches(name):
 def test_the_blogs_batches_are_made_as_published(name, processes, accumulation):
     recipe = shipped(name)
     micro_batch = recipe.training["per_device_train_batch_size"]
-    assert accumulation_steps(recipe.run.tokens_per_step, micro_batch, 1024, processes) == accumulation
+    assert accumulation_steps(recipe.pretraining.tokens_per_step, micro_batch, 1024, processes) == accumulation
 
 
 def test_the_book_trains_ten_epochs_of_nine_batches():
     recipe = shipped("book")
-    windows_per_step = recipe.run.tokens_per_step // recipe.model.max_position_embeddings
+    windows_per_step = recipe.pretraining.tokens_per_step // recipe.model.max_position_embeddings
     assert windows_per_step == recipe.training["per_device_train_batch_size"] == 2
     # The book counts 18 windows in its training part, which it visits in 9 batches.
     assert steps_for_epochs(recipe.training["num_train_epochs"], 18, windows_per_step) == 90

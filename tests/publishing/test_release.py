@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import hub_upload
-from configuration.recipe import dump_recipe, load_recipe
+from configuration.pretraining import PretrainingRecipe
 from hub_upload import check_release, describe, prepare_release
 from modeling_gpt_scratch import GPTScratchForCausalLM, GPTScratchForTokenClassification
 from publishing.confidential import personal_data_in, secrets_in
@@ -341,8 +341,8 @@ def test_the_card_tells_what_the_record_says(folder, tmp_path):
     ],
 )
 def test_the_card_knows_the_text_of_prepared_data(corpus, dataset, language, text, folder, tmp_path):
-    recipe = load_recipe(folder.parent / "recipe.yaml", {"corpus": "/srv/prepared/stdlib-1a2b"})
-    (folder.parent / "recipe.yaml").write_text(dump_recipe(recipe))
+    recipe = PretrainingRecipe.load(folder.parent / "recipe.yaml", {"corpus": "/srv/prepared/stdlib-1a2b"})
+    (folder.parent / "recipe.yaml").write_text(recipe.dump())
     data = json.loads((folder.parent / "run.json").read_text())["data"]
     edit_json(folder.parent / "run.json", data=data | {"corpus": corpus | {"sha256": data["corpus"]["sha256"]}})
     (tmp_path / "release").mkdir()

@@ -15,11 +15,13 @@ from accelerate.commands.config.config_args import load_config_from_file
 from torch.distributed.run import get_args_parser
 
 from benchmarks import faults
-from configuration.recipe import Recipe, add_recipe_arguments, parse_recipe_arguments
+from configuration.command_line import add_recipe_arguments, parse_recipe_arguments
+from configuration.pretraining import PretrainingRecipe
 from modeling_gpt_scratch.modeling_gpt_scratch import GPTScratchDecoderLayer
 from training.__main__ import COMMANDS
+from training.pretrain import Pretraining
 from training.record import read_metrics
-from training.run.folder import add_resume_arguments
+from training.run.fingerprint import add_resume_arguments
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "configuration" / "launch"
@@ -136,7 +138,7 @@ def machine(tmp_path):
     return start
 
 
-def recipe_of(call: list[str]) -> Recipe:
+def recipe_of(call: list[str]) -> PretrainingRecipe:
     """The recipe of a call of our own program, by torchrun or not, read by the parsers of both."""
     words = call[1:]
     if call[0] == "torchrun":
@@ -145,9 +147,9 @@ def recipe_of(call: list[str]) -> Recipe:
     assert words[:2] == ["-m", "training"]
     assert words[2] in COMMANDS
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    add_recipe_arguments(parser)
-    add_resume_arguments(parser)
-    return parse_recipe_arguments(parser, words[3:])[0]
+    add_recipe_arguments(parser, PretrainingRecipe)
+    add_resume_arguments(parser, Pretraining.groups())
+    return parse_recipe_arguments(parser, PretrainingRecipe, words[3:])[0]
 
 
 def test_skypilot_fetches_and_prepares_what_its_run_reads(machine, tmp_path):
@@ -157,7 +159,7 @@ def test_skypilot_fetches_and_prepares_what_its_run_reads(machine, tmp_path):
     fetch, prepare = machine(["bash", "-c", setup], tmp_path / "clone", **environment)
     recipe = recipe_of(prepare)
     dataset = task["envs"]["DATASET"]
-    assert fetch == ["hf", "download", "--repo-type", "dataset", dataset, "--local-dir", recipe.run.corpus]
+    assert fetch == ["hf", "download", "--repo-type", "dataset", dataset, "--local-dir", recipe.data.corpus]
     assert list(task["file_mounts"]) == ["/runs"]
     (train,) = machine(["bash", "-c", train], tmp_path / "clone", **environment)
     assert recipe_of(train) == recipe  # the corpus and data_dir among it
@@ -166,7 +168,7 @@ def test_skypilot_fetches_and_prepares_what_its_run_reads(machine, tmp_path):
 
     own = environment | {"RECIPE": "configuration/recipes/demo.yaml", "DATASET": "none"}
     (prepare,) = machine(["bash", "-c", setup], tmp_path / "clone", **own)
-    assert recipe_of(prepare).run.corpus == "stdlib"
+    assert recipe_of(prepare).data.corpus == "stdlib"
 
 
 def test_a_hugging_face_job_sends_its_run_to_the_bucket_and_the_next_attempt_goes_on_from_there(machine, tmp_path):
@@ -181,7 +183,7 @@ def test_a_hugging_face_job_sends_its_run_to_the_bucket_and_the_next_attempt_goe
         recipe = recipe_of(train)
         assert recipe.training["seed"] == 3
         assert recipe_of(prepare) == recipe  # and so tokenize sees the run
-        assert fetch[-1] == recipe.run.corpus
+        assert fetch[-1] == recipe.data.corpus
         assert begin[1:] == ["buckets", "sync", "hf://buckets/alice/run", recipe.training["output_dir"]]
         sends = [call for call in rest if call[0] == "hf"]
         assert len(sends) >= 2  # while the run is going on, and at its end

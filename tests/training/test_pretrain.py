@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Trainer
 
-from configuration.recipe import load_recipe
+from configuration.pretraining import PretrainingRecipe
 from modeling_gpt_scratch import durable
 from training.__main__ import main
 from training.files import weights_sha256
@@ -415,7 +415,9 @@ def test_a_run_that_was_killed_while_it_wrote_its_first_records_begins_anew(comm
     for name in ("recipe.yaml", "recipe.yaml.new", "run.json.new"):
         (tmp_path / "run" / name).write_text("half a")
     assert main(command(save_strategy="no", max_steps=2)) == 0
-    assert RunFolder(load_recipe(tmp_path / "run" / "recipe.yaml", {"output_dir": str(tmp_path / "run")})).result()
+    assert RunFolder(
+        PretrainingRecipe.load(tmp_path / "run" / "recipe.yaml", {"output_dir": str(tmp_path / "run")})
+    ).result()
 
 
 @pytest.mark.parametrize(

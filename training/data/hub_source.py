@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 
 from ..errors import InputError, UnavailableError
 from .corpus import Corpus, Document
@@ -68,7 +68,7 @@ class HubCorpus(Corpus):
         return stream.select_columns([self._text_field]) if self._text_field in (stream.features or ()) else stream
 
 
-def open_hub_dataset(run: RunConfig) -> HubCorpus:
+def open_hub_dataset(run: DataConfig) -> HubCorpus:
     """The dataset that `corpus: hf:owner/name` means, at the commit that its revision stands for now.
 
     The Hub is asked for that only where the revision is not itself a commit.

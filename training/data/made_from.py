@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 from modeling_gpt_scratch.durable import write_durably
 
 from ..errors import InputError, UnavailableError
@@ -30,7 +30,7 @@ SETTINGS = (
 Signatures = dict[str, str]
 
 
-def settings_sha256(run: RunConfig, vocab_size: int) -> str:
+def settings_sha256(run: DataConfig, vocab_size: int) -> str:
     """Names what a recipe says of its data."""
     settings = {name: getattr(run, name) for name in SETTINGS}
     settings["corpus"] = os.path.normpath(run.corpus)

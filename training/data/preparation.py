@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 from modeling_gpt_scratch.durable import write_durably
 
 from ..errors import InputError, UnavailableError
@@ -42,7 +42,7 @@ def add_verify_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare_shards(
-    run: RunConfig,
+    run: DataConfig,
     vocab_size: int,
     window: int,
     say: Callable[[str], None],
@@ -84,7 +84,7 @@ def prepare_shards(
 
 
 def _find_or_prepare(
-    run: RunConfig,
+    run: DataConfig,
     vocab_size: int,
     window: int,
     say: Callable[[str], None],
@@ -130,7 +130,7 @@ def _find_or_prepare(
     return folder
 
 
-def _check_settings(run: RunConfig, prepared: TokenShards, vocab_size: int, say: Callable[[str], None]) -> None:
+def _check_settings(run: DataConfig, prepared: TokenShards, vocab_size: int, say: Callable[[str], None]) -> None:
     """Raises InputError where a recipe names prepared data as its corpus, and asks for something else than that is."""
     manifest = prepared.manifest
     then = {
@@ -161,7 +161,7 @@ def _check_settings(run: RunConfig, prepared: TokenShards, vocab_size: int, say:
 
 
 def _prepare_text(
-    run: RunConfig,
+    run: DataConfig,
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast | None,
     vocab_size: int,
@@ -225,7 +225,7 @@ class _Preparation:
 
     def __init__(
         self,
-        run: RunConfig,
+        run: DataConfig,
         corpus: Corpus,
         found: Survey | None,
         split: Split,

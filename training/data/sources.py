@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 
 from ..errors import InputError, UnavailableError
 from .corpus import PIECE_CHARACTERS, Corpus, Document, cut_long
@@ -101,7 +101,7 @@ class FileCorpus(Corpus):
             raise InputError(f"{file} cannot be read as parquet: {str(error).splitlines()[0]}") from None
 
 
-def open_corpus(run: RunConfig) -> Corpus:
+def open_corpus(run: DataConfig) -> Corpus:
     """The corpus that a recipe names: `stdlib`, `hf:` and a dataset on the Hub, or a file or folder of known kinds.
 
     Raises:

@@ -4,28 +4,28 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast, set_seed
 
-from configuration.recipe import Recipe
+from configuration.pretraining import PretrainingRecipe
 from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
 
 
-def initial_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> GPTScratchForCausalLM:
+def initial_model(recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast) -> GPTScratchForCausalLM:
     """Builds the model of a recipe; the seed decides its weights."""
-    seed = recipe.run.initialization_seed
+    seed = recipe.pretraining.initialization_seed
     set_seed(recipe.training["seed"] if seed is None else seed)
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model = GPTScratchForCausalLM(GPTScratchConfig(**{**built_config(recipe).to_dict(), **special}))
-    if recipe.run.initialization == "pytorch":
+    if recipe.pretraining.initialization == "pytorch":
         initialize_like_pytorch(model)
     return model
 
 
-def built_config(recipe: Recipe) -> GPTScratchConfig:
+def built_config(recipe: PretrainingRecipe) -> GPTScratchConfig:
     """The recipe's model with its vocabulary rounded up. Ids beyond the tokenizer's are never a target, so the model
     learns not to write them."""
     return GPTScratchConfig(
         **{
             **recipe.model.to_dict(),
-            "vocab_size": padded_vocab_size(recipe.model.vocab_size, recipe.run.pad_vocab_to_multiple_of),
+            "vocab_size": padded_vocab_size(recipe.model.vocab_size, recipe.pretraining.pad_vocab_to_multiple_of),
         }
     )
 

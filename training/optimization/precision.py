@@ -41,19 +41,19 @@ def choose_muon_dtype(recipe: Recipe, device: torch.device, recorded: str | None
         device: on which fp32 and bf16 are timed.
         recorded: the choice with which the run began, if it has begun.
     """
-    if recipe.run.muon_learning_rate is None or recorded is not None:
+    if recipe.optimization.muon_learning_rate is None or recorded is not None:
         return recorded
-    rates = matmul_rates(device, (torch.float32, torch.bfloat16), recipe.model.hidden_size)
+    rates = matmul_rates(device, (torch.float32, torch.bfloat16), recipe.matrix_width())
     return "bf16" if rates[torch.bfloat16] > WORTHWHILE * rates[torch.float32] else "fp32"
 
 
 def slow_precision(recipe: Recipe, device: torch.device) -> str | None:
     """One line for whoever has asked for 16 bits on a device that multiplies fp32 faster, else `None`."""
-    precision = recipe.run.precision
+    precision = recipe.optimization.precision
     dtype = autocast_dtype(precision)
     if dtype is None:
         return None
-    rates = matmul_rates(device, (torch.float32, dtype), recipe.model.hidden_size)
+    rates = matmul_rates(device, (torch.float32, dtype), recipe.matrix_width())
     if rates[dtype] >= rates[torch.float32]:
         return None
     return (

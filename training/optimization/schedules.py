@@ -42,12 +42,12 @@ def build_schedule(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
         InputError: warm-up and decay together are longer than the run.
     """
     warmup_steps = _whole_steps(recipe.training["warmup_steps"], total_steps)
-    if recipe.run.schedule == "constant":
+    if recipe.optimization.schedule == "constant":
         decay_steps = 0
-    elif recipe.run.decay_steps is None:
+    elif recipe.optimization.decay_steps is None:
         decay_steps = max(0, total_steps - warmup_steps)
     else:
-        decay_steps = _whole_steps(recipe.run.decay_steps, total_steps)
+        decay_steps = _whole_steps(recipe.optimization.decay_steps, total_steps)
     if warmup_steps + decay_steps > total_steps:
         raise InputError(
             f"warmup_steps ({warmup_steps}) and decay_steps ({decay_steps}) are together more than the {total_steps} "
@@ -55,11 +55,11 @@ def build_schedule(recipe: Recipe, total_steps: int) -> Callable[[int], float]:
         )
     return partial(
         learning_rate_factor,
-        kind=recipe.run.schedule,
+        kind=recipe.optimization.schedule,
         warmup_steps=warmup_steps,
         total_steps=total_steps,
         decay_steps=decay_steps,
-        floor=recipe.run.learning_rate_floor,
+        floor=recipe.optimization.learning_rate_floor,
     )
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from configuration.recipe import Recipe, dump_recipe
+from configuration.pretraining import PretrainingRecipe
 
 from ..errors import InputError
 from ..optimization.initialization import built_config
@@ -20,21 +20,21 @@ UTILIZATION = {"cpu": {"fp32": 0.8, "bf16": 0.4}}
 GPU_UTILIZATION = 0.4
 
 
-def print_plan(recipe: Recipe, processes: int) -> None:
+def print_plan(recipe: PretrainingRecipe, processes: int) -> None:
     """Prints the resolved recipe as YAML, and the plan in lines that begin with `#`.
 
     Raises:
         InputError: the batch is not a whole number of windows, the schedule does not fit, nothing fits in memory.
     """
-    print(dump_recipe(recipe))
+    print(recipe.dump())
     for name, text in plan_lines(recipe, processes):
         print(f"# {name + ':':12}{text}")
 
 
-def plan_lines(recipe: Recipe, processes: int) -> list[tuple[str, str]]:
+def plan_lines(recipe: PretrainingRecipe, processes: int) -> list[tuple[str, str]]:
     """The plan as (what, text)."""
     config = built_config(recipe)
-    length, tokens_per_step = config.max_position_embeddings, recipe.run.tokens_per_step
+    length, tokens_per_step = config.max_position_embeddings, recipe.pretraining.tokens_per_step
     micro_batch = choose_micro_batch(recipe, processes, _device(), recorded=None)
     accumulation = accumulation_steps(tokens_per_step, micro_batch, length, processes)
     steps = recipe.training["max_steps"]
@@ -71,15 +71,15 @@ def plan_lines(recipe: Recipe, processes: int) -> list[tuple[str, str]]:
     return lines
 
 
-def _time(recipe: Recipe, processes: int, operations: float | None) -> str:
+def _time(recipe: PretrainingRecipe, processes: int, operations: float | None) -> str:
     try:
-        precision_arguments(recipe.run.precision)
-        set_cpu_matmul_precision(recipe.run.cpu_matmul_precision)
+        precision_arguments(recipe.optimization.precision)
+        set_cpu_matmul_precision(recipe.optimization.cpu_matmul_precision)
     except InputError as error:
         return f"not for this device: {error}"
     device = _device()
-    peak = measured_peak(device, autocast_dtype(recipe.run.precision) or torch.float32)
-    utilization = UTILIZATION.get(device.type, {}).get(recipe.run.precision, GPU_UTILIZATION)
+    peak = measured_peak(device, autocast_dtype(recipe.optimization.precision) or torch.float32)
+    utilization = UTILIZATION.get(device.type, {}).get(recipe.optimization.precision, GPU_UTILIZATION)
     # Processes on one CPU share it; each has a GPU of its own.
     rate = peak * utilization * (processes if device.type != "cpu" else 1)
     per_second = rate / model_flops_per_token(built_config(recipe))

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from accelerate.utils import gather_object
 
-from configuration.recipe import Recipe
+from configuration.pretraining import PretrainingRecipe
 from modeling_gpt_scratch import GPTScratchForCausalLM
 
 from ..errors import InputError
 from ..optimization.initialization import built_config
 from ..optimization.precision import autocast_dtype
 from ..optimization.steps import accumulation_steps
+from ..processes import wants_fsdp
 from .memory import FP32, Memory, estimate_memory
 
 # What comes and goes around the steps: the loader's batches, communication, gaps between allocations.
@@ -29,7 +30,7 @@ RESERVE = 2**28
 CPU_SHARE = 0.5
 
 
-def choose_micro_batch(recipe: Recipe, processes: int, device: torch.device, recorded: int | None) -> int:
+def choose_micro_batch(recipe: PretrainingRecipe, processes: int, device: torch.device, recorded: int | None) -> int:
     """Windows that each process takes at a time: the recipe's number, else the recorded one, else the largest that
     fits.
 
@@ -47,10 +48,10 @@ def choose_micro_batch(recipe: Recipe, processes: int, device: torch.device, rec
     if asked != "auto":
         return asked
     length = recipe.model.max_position_embeddings
-    windows = accumulation_steps(recipe.run.tokens_per_step, 1, length, processes)
+    windows = accumulation_steps(recipe.pretraining.tokens_per_step, 1, length, processes)
     if recorded is not None and windows % recorded == 0:  # else the batch was allowed to change
         return recorded
-    if wants_fsdp(recipe):
+    if wants_fsdp(recipe.training):
         raise InputError(
             "per_device_train_batch_size is auto, which tries the whole model on one device, but FSDP leaves it only a "
             "part: set a number"
@@ -76,12 +77,7 @@ def largest_that_fits(candidates: list[int], fits: Callable[[int], bool]) -> int
     return next((candidate for candidate in candidates if fits(candidate)), 0)
 
 
-def wants_fsdp(recipe: Recipe) -> bool:
-    """Whether the recipe or `accelerate launch` asks for sharded weights, optimizer and gradients."""
-    return bool(recipe.training["fsdp"]) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-
-
-def fits(recipe: Recipe, micro_batch: int, processes: int, device: torch.device) -> bool:
+def fits(recipe: PretrainingRecipe, micro_batch: int, processes: int, device: torch.device) -> bool:
     """Whether a training step fits: tried on an accelerator, estimated on a CPU, where trying could end the process."""
     if device.type != "cpu":
         return step_fits(recipe, micro_batch, processes, device)
@@ -89,34 +85,34 @@ def fits(recipe: Recipe, micro_batch: int, processes: int, device: torch.device)
     return recipe_memory(recipe, micro_batch).total + RESERVE <= CPU_SHARE * available_memory() / here
 
 
-def recipe_memory(recipe: Recipe, micro_batch: int) -> Memory:
+def recipe_memory(recipe: PretrainingRecipe, micro_batch: int) -> Memory:
     """[`estimate_memory`] of a recipe on the device at hand."""
     on_cpu = not torch.accelerator.is_available()
-    autocast = autocast_dtype(recipe.run.precision) is not None
+    autocast = autocast_dtype(recipe.optimization.precision) is not None
     return estimate_memory(
         built_config(recipe),
         micro_batch,
         autocast=autocast,
-        muon=recipe.run.muon_learning_rate is not None,
+        muon=recipe.optimization.muon_learning_rate is not None,
         gradient_checkpointing=recomputes(recipe),
         scores_in_memory=on_cpu and recipe.model.attention_dropout > 0,
         mask_bytes=(2 if autocast else 4) if on_cpu else 1,
     )
 
 
-def recomputes(recipe: Recipe) -> bool:
+def recomputes(recipe: PretrainingRecipe) -> bool:
     """Whether blocks are recomputed in the backward pass; newer libraries have a second name for it."""
     return any(bool(recipe.training.get(f"{name}_checkpointing")) for name in ("gradient", "activation"))
 
 
-def step_fits(recipe: Recipe, micro_batch: int, processes: int, device: torch.device) -> bool:
+def step_fits(recipe: PretrainingRecipe, micro_batch: int, processes: int, device: torch.device) -> bool:
     """Makes two training steps on random tokens. False if memory runs out.
 
     The gradients are kept between the steps, as they are while a batch is accumulated, and AdamW trains everything,
     which takes no less than the recipe's optimizers.
     """
     config = built_config(recipe)
-    dtype = autocast_dtype(recipe.run.precision)
+    dtype = autocast_dtype(recipe.optimization.precision)
     try:
         model = GPTScratchForCausalLM(config).to(device).train()
         if recomputes(recipe):

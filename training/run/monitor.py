@@ -1,107 +1,68 @@
-"""Watching a run: a progress bar in tokens, and metrics.jsonl, from which charts.py draws and the page reports."""
+"""A run while it trains: a progress bar, and metrics.jsonl, from which charts are drawn and the page reports."""
 
 import json
 import logging
 import math
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from modeling_gpt_scratch.durable import write_durably
 
-from ..optimization.matmul import measured_peak
-from ..record import METRICS, read_metrics
+from ..record import METRICS, metrics_until
+from .speed import Speed
 
 logger = logging.getLogger(__name__)
 
 # What a training line holds of what the Trainer logs.
 TRAINING_FIGURES = (
     *("loss", "loss_min", "loss_max", "grad_norm", "grad_norm_max", "clipped"),
-    *("learning_rate", "skipped_steps", "tokens_per_second", "mfu"),
+    *("learning_rate", "skipped_steps", "tokens_per_second", "examples_per_second", "mfu"),
 )
 
 
 class RunMonitor(TrainerCallback):
     """Shows a run's progress and writes what the Trainer logs to metrics.jsonl.
 
-    A line holds `step`, `tokens` (trained on so far), `elapsed_seconds` (of training, over all resumes), and either
-    training figures (`TRAINING_FIGURES`) or evaluation figures (`eval_*`); docs/watching.md explains them.
+    A line holds `step`, `tokens` or `examples` (trained on so far), `elapsed_seconds` (of training, over all resumes),
+    and either training figures (`TRAINING_FIGURES`) or evaluation figures (`eval_*`); docs/watching.md explains them.
 
     Args:
         folder: the run folder.
-        tokens_per_step: tokens of an optimizer step.
-        flops_per_token: floating-point operations that a token takes, for MFU.
+        speed: knows the time, and what a step consists of.
+        figures: what an evaluation finds -> how it is called, for the line that people read.
     """
 
-    def __init__(self, folder: Path, tokens_per_step: int, flops_per_token: float):
+    def __init__(self, folder: Path, speed: Speed, figures: dict[str, str]):
         self.folder = folder
-        self.tokens_per_step = tokens_per_step
-        self.flops_per_token = flops_per_token
+        self.speed = speed
+        self.figures = figures
         self.unwritten = ""  # lines that the disk had no space for
         self.has_warned = False
-        self.peak_flops = 0.0  # a second, of all devices together; measured when training begins
         self.bar: tqdm | None = None
-        self.started_at = 0.0
-        self.previous = (0.0, 0)  # elapsed seconds and step of the last training line
-        self.paused_at: float | None = None  # elapsed seconds at which the last evaluation began
-        self.paused_seconds = 0.0  # from evaluations to the next step, since the last training line
-
-    @property
-    def elapsed_seconds(self) -> float:
-        return time.perf_counter() - self.started_at
-
-    def utilization(self, tokens_per_second: float) -> float:
-        """MFU: the model's arithmetic as a fraction of what the devices can do."""
-        return tokens_per_second * self.flops_per_token / self.peak_flops
-
-    def speed_at(self, step: int) -> dict[str, float]:
-        """Speed since the last training line, without evaluations and what is drawn and saved right after them."""
-        if self.bar is None:  # another rank
-            return {}
-        seconds, previous_step = self.previous
-        elapsed = self.elapsed_seconds
-        rate = (step - previous_step) * self.tokens_per_step / (elapsed - seconds - self.paused_seconds)
-        self.previous = (elapsed, step)
-        self.paused_seconds = 0.0
-        return {"tokens_per_second": round(rate, 1), "mfu": float(f"{self.utilization(rate):.4g}")}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        # On all ranks at once, as they train: those of one machine share its processor.
-        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-        self.peak_flops = measured_peak(args.device, dtype) * args.world_size
         if not state.is_world_process_zero:
             return
         # A run that is resumed repeats the steps after its checkpoint, so their lines go.
-        kept = [line for line in read_metrics(self.folder) if line["step"] <= state.global_step and state.global_step]
+        kept = metrics_until(self.folder, state.global_step)
         write_durably(self.folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
-        elapsed = kept[-1]["elapsed_seconds"] if kept else 0.0
-        self.started_at = time.perf_counter() - elapsed
-        self.previous = (elapsed, state.global_step)
         self.bar = tqdm(
-            total=state.num_input_tokens_seen + (state.max_steps - state.global_step) * self.tokens_per_step,
+            total=state.num_input_tokens_seen + (state.max_steps - state.global_step) * self.speed.step_size,
             initial=state.num_input_tokens_seen,
             desc="training",
-            unit="tok",
+            unit={"tokens": "tok"}.get(self.speed.unit, self.speed.unit),
             unit_scale=True,
             disable=bool(args.disable_tqdm),
         )
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        if self.paused_at is not None:
-            self.paused_seconds += self.elapsed_seconds - self.paused_at
-            self.paused_at = None
-
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        # Saved with every checkpoint; the library leaves it alone, unless it is asked to count them itself.
-        state.num_input_tokens_seen += self.tokens_per_step
         if self.bar is not None:
-            self.bar.update(self.tokens_per_step)
+            self.bar.update(self.speed.step_size)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **kwargs
@@ -110,8 +71,8 @@ class RunMonitor(TrainerCallback):
             return
         line = {
             "step": state.global_step,
-            "tokens": state.num_input_tokens_seen,
-            "elapsed_seconds": round(self.elapsed_seconds, 3),
+            self.speed.unit: state.num_input_tokens_seen,
+            "elapsed_seconds": round(self.speed.elapsed_seconds, 3),
         }
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):  # though the gradients are
@@ -119,12 +80,9 @@ class RunMonitor(TrainerCallback):
             line |= {name: logs[name] for name in TRAINING_FIGURES if name in logs}
             self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
         elif "eval_loss" in logs:
-            self.paused_at = self.elapsed_seconds - logs["eval_runtime"]
             line |= {name: value for name, value in logs.items() if name.startswith("eval_")}
-            self.bar.write(
-                f"step {state.global_step:,}: validation loss {logs['eval_loss']:.4f} nats per token, "
-                f"{logs['eval_bits_per_byte']:.4f} bits per byte"
-            )
+            found = ", ".join(f"{logs[name]:.4f} {what}" for name, what in self.figures.items() if name in logs)
+            self.bar.write(f"step {state.global_step:,}: validation loss {found}")
         else:
             return
         self.unwritten += json.dumps(line) + "\n"

@@ -1,6 +1,6 @@
 """
-The library's Trainer, made safe: checkpoints that are complete or absent, no step with a gradient that is no number, an
-orderly stop, and a resumed run that is the uninterrupted one, bit for bit.
+A Trainer made safe, whatever it trains: checkpoints that are complete or absent, no step with a gradient that is no
+number, an orderly stop, and a resumed run that is the uninterrupted one, bit for bit.
 """
 
 import json
@@ -10,31 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.tensor import DTensor
-from transformers import (
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from modeling_gpt_scratch.model_folder import fresh_model
-
-from ..errors import InputError
-from ..record import CHECKPOINT, read_metrics
-from .checkpoints import OPTIMIZER, SCHEDULER, Checkpoints
+from ..optimization.trainer import OptimizedTrainer
+from ..record import read_metrics
 from .interruption import StopRequest
+from .saving import SavingTrainer
+from .speed import Speed
+from .step_statistics import StepStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -43,79 +27,46 @@ logger = logging.getLogger(__name__)
 OVERFLOWS_IN_A_ROW = 20
 
 
-class ReliableTrainer(Trainer):
-    """Adds to the library's Trainer what its resume lacks.
+class _AbandonedError(Exception):
+    """An evaluation that was cut short because the run is to stop."""
+
+
+class ReliableTrainer(SavingTrainer, OptimizedTrainer):
+    """Adds to a Trainer what its resume lacks: `class MyTrainer(ReliableTrainer, Trainer)`, or TRL's in its place.
 
     Args:
-        checkpoints: where they go.
         stop: asked at the end of every step and between the batches of an evaluation.
         max_skipped_steps: how many steps in a row may be left out because their gradient is not finite.
-        **kwargs: those of `transformers.Trainer`.
+        speed: measures it, for the training lines; `None`: they say nothing of it.
+        **kwargs: those of [`SavingTrainer`], [`OptimizedTrainer`] and the Trainer itself.
     """
 
-    def __init__(self, *, checkpoints: Checkpoints, stop: StopRequest, max_skipped_steps: int = 0, **kwargs):
-        self.model_class: type[PreTrainedModel] = type(kwargs["model"])  # FSDP makes the model one of another class
+    def __init__(self, *, stop: StopRequest, max_skipped_steps: int = 0, speed: Speed | None = None, **kwargs):
+        use_cache = getattr(kwargs["model"].config, "use_cache", None)
         super().__init__(**kwargs)
+        if use_cache is not None:
+            # The library has put TrainingArguments.use_cache there. Saved, it makes generation slow for whoever loads
+            # it.
+            self.model.config.use_cache = use_cache
         self.add_callback(_StepBoundary(self))
-        self.checkpoints = checkpoints
         self.stop = stop
         self.max_skipped_steps = max_skipped_steps
+        self.speed = speed
+        self.step_statistics = StepStatistics(self.args.max_grad_norm)
         self.skipped_in_a_row = self.skipped_steps = 0
         self.evaluation_is_due = False
+        self._evaluation: tuple[int, dict[str, float]] | None = None  # the last one in the run: step, metrics
         self._resumed_from: Path | None = None
-        self._saving = False
         self._loss_before_step = 0.0
 
     def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs) -> Any:
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         return super().train(resume_from_checkpoint=resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
 
-    def stop_here(self, evaluation_is_due: bool) -> None:
-        """Has the library save a checkpoint of the step that has just ended, and leave its loop."""
-        self.evaluation_is_due = evaluation_is_due
-        self.control.should_evaluate = False
-        self.control.should_save = self.control.should_training_stop = True
-
-    def portable_model(self) -> PreTrainedModel | None:
-        """The model as it is now, of its own class and under its own names, on the first process's CPU.
-
-        Whatever it is wrapped in. Every process must call it, since each may hold a part; the others get `None`.
-        """
-        state_dict = self.accelerator.get_state_dict(self.model_wrapped)
-        if not self.is_world_process_zero():
-            return None
-        return fresh_model(self.model_class, self.model.config, state_dict, self.model.generation_config)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes a folder that `from_pretrained` opens. Every process must call it.
-
-        It is not opened again, which would take as long once more at every checkpoint: its hashes are compared before a
-        run goes on from it, and then weights that are missing or left over are an error.
-        """
-        model = self.portable_model()
-        if model is not None:
-            folder = output_dir or self.args.output_dir
-            model.save_pretrained(folder)
-            if self.processing_class is not None:
-                self.processing_class.save_pretrained(folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        """Loads every weight. The library's own way calls tied ones missing, and expects other files under FSDP."""
-        model = self.model if model is None else model
-        state_dict = {}
-        if not self.is_fsdp_enabled or self.is_world_process_zero():
-            for file in sorted(Path(resume_from_checkpoint).glob("*.safetensors")):
-                state_dict |= load_file(file)
-            # Written once, though the model has two names for it.
-            state_dict |= {alias: state_dict[source] for alias, source in self.model.all_tied_weights_keys.items()}
-        try:
-            if self.is_fsdp_enabled:
-                set_model_state_dict(model, state_dict, options=_FROM_FIRST_PROCESS)
-            else:
-                model.load_state_dict(state_dict)
-        except (RuntimeError, KeyError) as error:
-            found = " ".join(str(error).split())
-            raise InputError(f"{resume_from_checkpoint} is of another model: {found[:300]}") from error
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.step_statistics.add_micro_batch(loss)
+        return loss
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | float | None = None) -> float:
         """The library asks for it between clipping and the optimizer's step, so nothing has been changed yet.
@@ -129,6 +80,7 @@ class ReliableTrainer(Trainer):
         grad_norm = float(grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm)
         if math.isfinite(grad_norm):
             self.skipped_in_a_row = 0
+            self.step_statistics.end_step(grad_norm)
             return grad_norm
         self.skipped_in_a_row += 1
         self.skipped_steps += 1
@@ -146,109 +98,68 @@ class ReliableTrainer(Trainer):
         if not is_scaled:  # the scaler leaves the step out itself, which is nothing unusual
             logger.warning(f"step {step} is left out: {found}")
             model.zero_grad()  # an optimizer leaves alone what has no gradient
+        self.step_statistics.discard_step()
         self._tr_loss.fill_(self._loss_before_step)
         return grad_norm
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self.checkpoints.staging) if self._saving else super()._get_output_dir(trial)
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Completes a training line before anybody sees it: metrics.jsonl and every tracker get the same figures."""
+        if "loss" in logs:
+            figures = self.step_statistics.summary(self.accelerator.gather, self.accelerator.device)
+            logs |= figures | (self.speed.since_last_line(self.state.global_step) if self.speed else {})
+            if self.max_skipped_steps or self.accelerator.scaler is not None:
+                logs["skipped_steps"] = self.skipped_steps
+            if self.skipped_in_a_row:  # the library's number is not that of a step that was made
+                del logs["grad_norm"]
+            if not figures:  # no step at all
+                del logs["loss"]
+        super().log(logs, start_time)
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """The library's checkpoint and our progress, complete under its name or not at all.
+    def evaluation_of(self, step: int) -> dict[str, float] | None:
+        """The metrics of the validation part after this step, if they were the last that were measured."""
+        return self._evaluation[1] if self._evaluation is not None and self._evaluation[0] == step else None
 
-        What cannot be written is given up with a warning: a full disk must not end a run.
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """The Trainer's own evaluation; empty where it was abandoned for a stop, which a resumed run makes up for.
+
+        Raises:
+            RunStoppedError: asked to stop outside of training, where nothing needs to be saved.
         """
-        leads = self.is_world_process_zero()
-        tensors = [*self.model.parameters(), *_tensors(self.optimizer.state_dict())]
-        problem = self.checkpoints.lack_of_space(sum(tensor.nbytes for tensor in tensors)) if leads else None
-        step = self.state.global_step
-        self._saving = True
+        was_training = self.model.training
         try:
-            if not self._on_any_rank(problem is not None):
-                if leads:
-                    self.checkpoints.discard_staging()
-                self.accelerator.wait_for_everyone()
-                super()._save_checkpoint(model, trial)
-                progress = json.dumps(self._progress())
-                place = self.checkpoints.staging / f"{CHECKPOINT}{step}" / f"progress-{self.args.process_index}.json"
-                place.write_text(progress, encoding="utf-8")
-        except (OSError, SafetensorError, RuntimeError) as error:
-            # torch.save reports a full disk as a RuntimeError of its file writer.
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-                raise
-            problem = " ".join(str(error).split())
-        finally:
-            self._saving = False
-        failed = self._on_any_rank(problem is not None)
-        if leads and not failed:
-            try:
-                self.checkpoints.publish(step, is_scaled=self.accelerator.scaler is not None)
-            except OSError as error:
-                problem = str(error)
-        if leads and (failed or problem is not None):
-            self.checkpoints.discard_staging()
-            logger.warning(f"checkpoint-{step} could not be saved, training goes on: {problem or 'another process'}")
-        self.accelerator.wait_for_everyone()
+            return super().evaluate(*args, **kwargs)
+        except _AbandonedError:
+            self.model.train(was_training)
+            if not (self.is_in_train and self.state.global_step):
+                self.stop.raise_if_asked()
+            self.stop_here(evaluation_is_due=True)
+            return {}
 
-    def _on_any_rank(self, condition: bool) -> bool:
-        if self.accelerator.num_processes == 1:
-            return condition
-        flag = torch.tensor(int(condition), device=self.args.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum"))
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Writes the optimizer's state by the weights' names, the same whether they are in shards or not."""
-        state = get_optimizer_state_dict(self.model, _without_wrapper(self.optimizer), options=_WHOLE)
-        if self.is_world_process_zero():
-            torch.save(state, Path(output_dir, OPTIMIZER))
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Takes the state from the checkpoint, but the settings and the rates from this run's recipe."""
-        optimizer, scheduler = _without_wrapper(self.optimizer), self.lr_scheduler
-        settings = [
-            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
-        ]
-        peaks = list(scheduler.base_lrs)
-        state, options = {}, _FROM_FIRST_PROCESS if self.is_fsdp_enabled else None
-        if not self.is_fsdp_enabled or self.is_world_process_zero():
-            state = torch.load(Path(checkpoint, OPTIMIZER), map_location="cpu", weights_only=True)
-        try:
-            set_optimizer_state_dict(self.model, optimizer, state, options=options)
-        except (ValueError, KeyError) as error:
-            found = " ".join(str(error).split())
-            raise InputError(f"{checkpoint} is of another optimizer: {found[:300]}") from error
-        saved = torch.load(Path(checkpoint, SCHEDULER), weights_only=True)
-        steps = saved["last_epoch"]
-        rates = [peak * factor(steps) for peak, factor in zip(peaks, scheduler.lr_lambdas, strict=True)]
-        scheduler.load_state_dict(saved | {"base_lrs": peaks, "_last_lr": rates})
-        for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
-            group.update(own, lr=rate)
+    def stop_here(self, evaluation_is_due: bool) -> None:
+        """Has the library save a checkpoint of the step that has just ended, and leave its loop."""
+        self.evaluation_is_due = evaluation_is_due
+        self.control.should_evaluate = False
+        self.control.should_save = self.control.should_training_stop = True
 
     def _progress(self) -> dict[str, Any]:
-        """What the library's checkpoint lacks."""
         return {
+            **super()._progress(),
             "evaluation_is_due": self.evaluation_is_due,
             "skipped_in_a_row": self.skipped_in_a_row,
             "skipped_steps": self.skipped_steps,
+            "step_statistics": self.step_statistics.state(),
         }
-
-    def _load_progress(self, progress: dict[str, Any]) -> None:
-        self.skipped_in_a_row, self.skipped_steps = progress["skipped_in_a_row"], progress["skipped_steps"]
 
     def _restore_progress(self) -> None:
         file = self._resumed_from / f"progress-{self.args.process_index}.json"
         if not file.exists():  # saved by fewer processes
             file = self._resumed_from / "progress-0.json"
         progress = json.loads(file.read_text(encoding="utf-8"))
-        self._load_progress(progress)
+        self.skipped_in_a_row, self.skipped_steps = progress["skipped_in_a_row"], progress["skipped_steps"]
+        self.step_statistics.load_state(progress["step_statistics"])
         done = {line["step"] for line in read_metrics(self.checkpoints.run) if "eval_loss" in line}
         if progress["evaluation_is_due"] and self.state.global_step not in done and not self.evaluate():
             self.stop.raise_if_asked()  # abandoned again, and still due in the same checkpoint
-
-
-# How FSDP's shards become one state on the first process's CPU, and such a state shards.
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_FROM_FIRST_PROCESS = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 class _StepBoundary(TrainerCallback):
@@ -269,14 +180,10 @@ class _StepBoundary(TrainerCallback):
         if self.trainer.stop.agreed(args.device):
             self.trainer.stop_here(evaluation_is_due=control.should_evaluate)
 
+    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self.trainer.stop.agreed(args.device):
+            raise _AbandonedError
 
-def _without_wrapper(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer itself. Accelerate's wrapper scales gradients, of which there are none while a state is loaded."""
-    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return [tensor for item in values for tensor in _tensors(item)]
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if "eval_loss" in kwargs["metrics"]:
+            self.trainer._evaluation = state.global_step, kwargs["metrics"]

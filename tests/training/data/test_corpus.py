@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 from training.data import corpus as corpus_module
 from training.data.corpus import SPLITS, plan_split, split_documents, survey
 from training.data.sources import open_corpus
@@ -31,7 +31,7 @@ def write_folder(tmp_path):
 
 
 def opened(corpus, **fields):
-    return open_corpus(RunConfig(model="demo", corpus=str(corpus), tokens_per_step=1, **fields))
+    return open_corpus(DataConfig(corpus=str(corpus), **fields))
 
 
 def stretches(corpus, split):

@@ -14,7 +14,7 @@ from filelock import FileLock
 from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file
 
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 from training.__main__ import main
 from training.data import hub_source, made_from, preparation
 from training.data.corpus import Document
@@ -43,16 +43,16 @@ def run_config(texts, tokenizer, tmp_path):
     """A run on `texts` with an existing tokenizer; fields can be overridden."""
     tokenizer.save_pretrained(tmp_path / "tokenizer")
 
-    def build(**fields) -> RunConfig:
+    def build(**fields) -> DataConfig:
         values = {"model": "demo", "corpus": str(texts), "tokens_per_step": 1, "tokenize_processes": 1}
-        return RunConfig(
+        return DataConfig(
             **values | {"tokenizer": str(tmp_path / "tokenizer"), "data_dir": str(tmp_path / "data")} | fields
         )
 
     return build
 
 
-def prepare(run: RunConfig, say=lambda line: None, **options) -> TokenShards:
+def prepare(run: DataConfig, say=lambda line: None, **options) -> TokenShards:
     return prepare_shards(run, 400, window=8, say=say, **options)
 
 
@@ -388,7 +388,7 @@ TWO_PROCESSES = """
 import os, sys
 from pathlib import Path
 import torch
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 from training.data import preparation
 from training.errors import InputError
 from training.data.preparation import prepare_shards
@@ -399,7 +399,7 @@ survey = preparation.survey
 preparation.survey = survey if rank == 0 else None  # the second one must not read the text
 
 def attempt(say=lambda line: None, **fields):
-    run = RunConfig(model="demo", tokens_per_step=1, tokenize_processes=1, **{"corpus": str(place / "texts"), **fields})
+    run = DataConfig(tokens_per_step=1, tokenize_processes=1, **{"corpus": str(place / "texts"), **fields})
     try:
         prepared = prepare_shards(run, 300, window=8, say=say)
         return f"{prepared.folder} {len(prepared.tokens('train'))}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 from training.data import duplicates, preparation, writing
 from training.data.duplicates import SeenDocuments
 from training.data.encoding import BatchEncoder, EncodingProcesses
@@ -56,16 +56,16 @@ def texts(tmp_path) -> Path:
 def run_config(texts, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
 
-    def build(data: str, **fields) -> RunConfig:
+    def build(data: str, **fields) -> DataConfig:
         values = {"model": "demo", "corpus": str(texts), "tokens_per_step": 1, "tokenize_processes": 1}
-        return RunConfig(
+        return DataConfig(
             **values | {"tokenizer": str(tmp_path / "tokenizer"), "data_dir": str(tmp_path / data)} | fields
         )
 
     return build
 
 
-def prepare(run: RunConfig, say=lambda line: None) -> TokenShards:
+def prepare(run: DataConfig, say=lambda line: None) -> TokenShards:
     return prepare_shards(run, 400, window=8, say=say)
 
 
@@ -183,7 +183,7 @@ def _children(process_id: int) -> list[str]:
     return found.read_text().split() if found.exists() else []
 
 
-def prepare_until_the_disk_is_full(run: RunConfig) -> Path:
+def prepare_until_the_disk_is_full(run: DataConfig) -> Path:
     """Leaves off at the fourth shard; returns the work folder."""
     replace = Path.replace
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 from training.data import corpus, overlap, preparation, writing
 from training.data.preparation import prepare_shards
 from training.data.shards import TokenShards
@@ -20,18 +20,18 @@ from training.errors import InputError
 def run_config(tmp_path):
     """A run on a folder of `documents` short texts; fields can be overridden."""
 
-    def build(documents: int = 12, **fields) -> RunConfig:
+    def build(documents: int = 12, **fields) -> DataConfig:
         folder = tmp_path / "texts"
         folder.mkdir(exist_ok=True)
         for number in range(documents):
             (folder / f"{number:03}.txt").write_text(f"Text {number}: één line, <|endoftext|> and a half.\n" * 3)
         values = {"model": "demo", "corpus": str(folder), "tokens_per_step": 1, "data_dir": str(tmp_path / "data")}
-        return RunConfig(**values | fields)
+        return DataConfig(**values | fields)
 
     return build
 
 
-def prepare(run: RunConfig, vocab_size: int = 300) -> TokenShards:
+def prepare(run: DataConfig, vocab_size: int = 300) -> TokenShards:
     return prepare_shards(run, vocab_size, window=8, say=lambda line: None)
 
 
@@ -167,15 +167,13 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, tokenizer, monkeypatch):
     for size in (200_000, 1_600_000):
         file = tmp_path / f"{size}.txt"
         file.write_text("some words and then some more\n" * (size // 30))
-        run = RunConfig(
-            model="demo",
+        run = DataConfig(
             corpus=str(file),
-            tokens_per_step=1,
             tokenizer=str(tmp_path / "tokenizer"),
             data_dir=str(tmp_path / "data"),
         )
         prepare(run, vocab_size=400)  # once, so that what is loaded for good is not counted
-        run = RunConfig(**{**vars(run), "split": "contiguous", "split_fractions": [0.8, 0.1, 0.1]})
+        run = DataConfig(**{**vars(run), "split": "contiguous", "split_fractions": [0.8, 0.1, 0.1]})
         tracemalloc.start()
         prepare(run, vocab_size=400)
         peaks.append(tracemalloc.get_traced_memory()[1])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 from training.data.sources import open_corpus
 from training.errors import InputError
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def texts(corpus: Path, **fields) -> list[str]:
-    run = RunConfig(model="demo", corpus=str(corpus), tokens_per_step=1, **fields)
+    run = DataConfig(corpus=str(corpus), **fields)
     return ["".join(document.pieces()) for document in open_corpus(run).documents()]
 
 
@@ -32,7 +32,7 @@ def test_compressed_lines_are_read_as_plain_ones(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json_lines(["één", "two\nlines"])))
     (tmp_path / "b.gz").write_bytes(b"no text")
     assert texts(tmp_path) == ["één", "two\nlines"]
-    run = RunConfig(model="demo", corpus=str(tmp_path / "a.jsonl.gz"), tokens_per_step=1)
+    run = DataConfig(corpus=str(tmp_path / "a.jsonl.gz"))
     assert open_corpus(run).name == "a"
 
 
@@ -93,7 +93,7 @@ def test_a_damaged_table_is_refused(table):
 def test_documents_can_be_skipped(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(json_lines(["0", "1", "2"]))
     (tmp_path / "b.txt").write_text("3")
-    run = RunConfig(model="demo", corpus=str(tmp_path), tokens_per_step=1)
+    run = DataConfig(corpus=str(tmp_path))
     for skip in range(5):
         found = ["".join(document.pieces()) for document in open_corpus(run).documents(skip)]
         assert found == [str(number) for number in range(skip, 4)]
@@ -194,9 +194,9 @@ def hub(tmp_path):
 
 STREAM = """
 import json, sys
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 from training.data.sources import open_corpus
-corpus = open_corpus(RunConfig(model="demo", corpus="hf:owner/tales", tokens_per_step=1))
+corpus = open_corpus(DataConfig(corpus="hf:owner/tales"))
 state, texts = None, []
 while True:  # a new stream each time, from where the last one stood
     count = 0

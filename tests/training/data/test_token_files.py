@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from configuration.recipe import RunConfig
+from configuration.data import DataConfig
 from training.__main__ import main
 from training.data import token_files
 from training.data.preparation import prepare_shards
@@ -42,7 +42,7 @@ def files(tmp_path, tokenizer):
 def prepare(folder: Path, tokenizer: str = "tokenizer", vocab_size: int = 400, **options) -> TokenShards:
     named = tokenizer if tokenizer == "train" else str(folder.parent / tokenizer)
     data = str(folder.parent / "data")
-    run = RunConfig(model="demo", corpus=str(folder), tokens_per_step=1, tokenizer=named, data_dir=data)
+    run = DataConfig(corpus=str(folder), tokenizer=named, data_dir=data)
     return prepare_shards(run, vocab_size, window=8, say=options.pop("say", lambda line: None), **options)
 
 

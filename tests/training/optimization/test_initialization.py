@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from configuration.recipe import load_recipe
+from configuration.pretraining import PretrainingRecipe
 from modeling_gpt_scratch import GPTScratchForCausalLM
 from training.optimization.initialization import initial_model, initialize_like_pytorch, padded_vocab_size
 
@@ -20,7 +20,9 @@ def build(tokenizer):
     def build(**settings) -> GPTScratchForCausalLM:
         fields = {"model": "demo", "corpus": "x", "tokens_per_step": 64, "output_dir": "x", "vocab_size": 400}
         fields |= {"hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 2, "initialization": "pytorch"}
-        return initial_model(load_recipe(None, {name: str(v) for name, v in (fields | settings).items()}), tokenizer)
+        return initial_model(
+            PretrainingRecipe.load(None, {name: str(v) for name, v in (fields | settings).items()}), tokenizer
+        )
 
     return build
 

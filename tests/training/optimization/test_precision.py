@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from configuration.recipe import load_recipe
+from configuration.pretraining import PretrainingRecipe
 from training.optimization import precision
 from training.optimization.matmul import matmul_rates
 from training.optimization.precision import choose_muon_dtype, slow_precision
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 def recipe(**settings):
     fields = {"model": "demo", "corpus": "x", "output_dir": "x", "tokens_per_step": 256, "muon_learning_rate": 0.02}
-    return load_recipe(None, {name: str(value) for name, value in {**fields, **settings}.items()})
+    return PretrainingRecipe.load(None, {name: str(value) for name, value in {**fields, **settings}.items()})
 
 
 @pytest.fixture

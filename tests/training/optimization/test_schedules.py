@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from configuration.recipe import load_recipe
+from configuration.pretraining import PretrainingRecipe
 from training.errors import InputError
 from training.optimization.schedules import build_schedule, learning_rate_factor
 
@@ -25,7 +25,7 @@ def factors(kind, warmup_steps, total_steps, decay_steps, floor=0.0):
 
 def recipe(**overrides):
     minimal = {"model": "demo", "corpus": "stdlib", "tokens_per_step": "4096", "output_dir": "runs/x"}
-    return load_recipe(None, minimal | {name: str(value) for name, value in overrides.items()})
+    return PretrainingRecipe.load(None, minimal | {name: str(value) for name, value in overrides.items()})
 
 
 def test_warm_up_stable_and_linear_decay():

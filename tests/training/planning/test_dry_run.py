@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from configuration.recipe import MODELS, load_recipe
+from configuration.pretraining import MODELS, PretrainingRecipe
 from training.__main__ import main
 from training.planning import dry_run
 
@@ -30,7 +30,7 @@ def plan(capsys, *argv: str) -> tuple[dict, dict[str, str]]:
 
 def test_it_prints_the_resolved_recipe_and_writes_nothing(capsys, tmp_path):
     settings, _ = plan(capsys, BASELINE, "--seed", "7")
-    assert settings == load_recipe(MODELS.parent / "recipes" / "blog-baseline.yaml", {"seed": "7"}).as_dict()
+    assert settings == PretrainingRecipe.load(MODELS.parent / "recipes" / "blog-baseline.yaml", {"seed": "7"}).as_dict()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,7 +6,7 @@ import torch
 from modeling_gpt_scratch import GPTScratchConfig
 from training.optimization.matmul import measured_peak
 from training.planning.flops import model_flops_per_token
-from training.run.monitor import RunMonitor
+from training.run.speed import Speed
 
 
 def test_small_gpt_2_by_hand():
@@ -28,6 +28,6 @@ def test_the_peak_is_positive_and_leaves_the_random_state_alone():
 
 
 def test_utilization_is_what_the_model_needs_over_what_the_devices_can(tmp_path):
-    monitor = RunMonitor(tmp_path, tokens_per_step=8, flops_per_token=2e9)
-    monitor.peak_flops = 1e13
-    assert monitor.utilization(tokens_per_second=2000) == pytest.approx(0.4)
+    speed = Speed(tmp_path, "tokens", step_size=8, flops_per_unit=2e9)
+    speed.peak_flops = 1e13
+    assert speed.utilization(2000)["mfu"] == pytest.approx(0.4)

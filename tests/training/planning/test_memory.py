@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from configuration.recipe import MODELS, load_recipe
+from configuration.pretraining import MODELS, PretrainingRecipe
 from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
 from training.planning.flops import model_flops_per_token
 from training.planning.memory import block_matrix_parameters, estimate_memory, parameter_count
@@ -15,7 +15,7 @@ from training.planning.memory import block_matrix_parameters, estimate_memory, p
 )
 def test_parameters_are_counted_as_the_model_has_them(size, changes):
     fields = {"model": size, "corpus": "stdlib", "tokens_per_step": "4096", "output_dir": "runs/x"}
-    config = load_recipe(None, fields | changes).model
+    config = PretrainingRecipe.load(None, fields | changes).model
     with torch.device("meta"):
         model = GPTScratchForCausalLM(config)
     assert parameter_count(config) == model.num_parameters()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from configuration.recipe import load_recipe
+from configuration.pretraining import PretrainingRecipe
 from modeling_gpt_scratch import GPTScratchForCausalLM
 from training.errors import InputError
 from training.optimization.steps import accumulation_steps
@@ -42,7 +42,7 @@ TINY = {
 
 
 def recipe(**settings):
-    return load_recipe(None, {name: str(value) for name, value in {**TINY, **settings}.items()})
+    return PretrainingRecipe.load(None, {name: str(value) for name, value in {**TINY, **settings}.items()})
 
 
 def holding(monkeypatch, windows: int) -> list[int]:

@@ -29,4 +29,4 @@ def shard_on_cpus() -> None:
     os.environ |= {names[name]: str(value) for name, value in fsdp.items()}
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_TORCH_DEVICE": "cpu"}
     mock.patch.object(PartialState, "_prepare_backend", return_value=("gloo", DistributedType.MULTI_GPU)).start()
-    mock.patch("training.pretrain.precision_arguments", return_value={"use_cpu": False}).start()
+    mock.patch("training.run.lifecycle.precision_arguments", return_value={"use_cpu": False}).start()

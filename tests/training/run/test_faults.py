@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from benchmarks import faults
-from configuration.recipe import load_recipe
+from configuration.pretraining import PretrainingRecipe
 from training.__main__ import main
 from training.data.work_folder import work_on
 from training.record import read_metrics
@@ -218,10 +218,10 @@ def fp16(monkeypatch):
         scalers.append(accelerator.scaler)
 
     monkeypatch.setattr(Accelerator, "__init__", init)
-    monkeypatch.setattr("training.pretrain.precision_arguments", lambda precision: {"fp16": True, "use_cpu": True})
+    monkeypatch.setattr("training.run.lifecycle.precision_arguments", lambda precision: {"fp16": True, "use_cpu": True})
     # CPUs take seconds for a large product in fp16.
-    monkeypatch.setattr("training.pretrain.slow_precision", lambda recipe, device: None)
-    monkeypatch.setattr("training.run.monitor.measured_peak", lambda device, dtype: 1e9)
+    monkeypatch.setattr("training.run.lifecycle.slow_precision", lambda recipe, device: None)
+    monkeypatch.setattr("training.run.speed.measured_peak", lambda device, dtype: 1e9)
     return scalers
 
 
@@ -408,7 +408,9 @@ def test_a_second_command_is_refused_while_the_first_lives(argv, tmp_path, capsy
 
 
 def hold_run(place: Path):
-    recipe = load_recipe(None, {"model": "demo", "corpus": "x", "tokens_per_step": "2048", "output_dir": str(place)})
+    recipe = PretrainingRecipe.load(
+        None, {"model": "demo", "corpus": "x", "tokens_per_step": "2048", "output_dir": str(place)}
+    )
     return RunFolder(recipe).lock()
 
 
@@ -474,7 +476,7 @@ ORDER = """
 import os, sys
 from pathlib import Path
 from benchmarks import faults
-from configuration.recipe import load_recipe
+from configuration.pretraining import PretrainingRecipe
 from training.record import read_metrics
 from training.run.trainer import ReliableTrainer
 from training.run.folder import RunFolder

@@ -8,23 +8,39 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from training.record import read_metrics
-from training.run import monitor as run_monitor
+from training.run import speed as run_speed
 from training.run.monitor import RunMonitor
+from training.run.speed import Speed
+
+
+class Both:
+    """Hands each event to the speed first and then to the monitor, as the library does."""
+
+    def __init__(self, speed: Speed, monitor: RunMonitor):
+        self.speed, self.monitor = speed, monitor
+
+    def __getattr__(self, event: str):
+        def call(*args, **kwargs):
+            for callback in (self.speed, self.monitor):
+                getattr(callback, event)(*args, **kwargs)
+
+        return call
 
 
 @pytest.fixture
 def monitored(tmp_path, monkeypatch):
-    """A run's monitor and what the library passes to it."""
-    monkeypatch.setattr(run_monitor, "measured_peak", lambda device, dtype: 4000.0)
+    """A run's monitor, the speed that it is told, and what the library passes to both."""
+    monkeypatch.setattr(run_speed, "measured_peak", lambda device, dtype: 4000.0)
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True)
     state, control = TrainerState(is_world_process_zero=True, max_steps=4), TrainerControl()
-    monitor = RunMonitor(tmp_path, tokens_per_step=10, flops_per_token=200.0)
-    return monitor, args, state, control
+    speed = Speed(tmp_path, "tokens", step_size=10, flops_per_unit=200.0)
+    figures = {"eval_loss": "nats per token", "eval_bits_per_byte": "bits per byte"}
+    return Both(speed, RunMonitor(tmp_path, speed, figures)), args, state, control
 
 
 def test_speed_is_that_of_training_and_not_of_what_comes_between(monitored, tmp_path, monkeypatch):
     clock = types.SimpleNamespace(now=100.0)
-    monkeypatch.setattr(run_monitor, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(run_speed, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
     monitor, args, state, control = monitored
 
     def train_to(step: int) -> None:
@@ -33,13 +49,15 @@ def test_speed_is_that_of_training_and_not_of_what_comes_between(monitored, tmp_
             clock.now += 2.0
             state.global_step += 1
             monitor.on_step_end(args, state, control)
-        logs = {"loss": 1.0, "grad_norm": 1.0, **monitor.speed_at(step)}
+        logs = {"loss": 1.0, "grad_norm": 1.0, **monitor.speed.since_last_line(step)}
         monitor.on_log(args, state, control, logs=logs)
 
     monitor.on_train_begin(args, state, control)
     train_to(2)
     clock.now += 30.0
-    monitor.on_log(args, state, control, logs={"eval_loss": 1.0, "eval_bits_per_byte": 1.0, "eval_runtime": 30.0})
+    metrics = {"eval_loss": 1.0, "eval_bits_per_byte": 1.0, "eval_runtime": 30.0}
+    monitor.on_log(args, state, control, logs=metrics)
+    monitor.on_evaluate(args, state, control, metrics=metrics)
     clock.now += 7.0  # charts and a checkpoint
     train_to(4)
 
