@@ -7,11 +7,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from modeling_gpt_scratch.durable import give_name, write_durably
 
 from ..errors import InputError
+from ..files import locked
 
 LOCK = "lock"
 
@@ -62,7 +61,7 @@ def work_on(folder: Path, say: Callable[[str], None]) -> Iterator[WorkFolder]:
     """
     path = folder.with_name(f"{folder.name}.partial")
     made = [parent for parent in path.parents if not parent.exists()]
-    with _locked(path, folder, say):
+    with locked(path / LOCK, lambda: say(f"another process is preparing {folder}: waiting for it")):
         try:
             yield WorkFolder(path)
         except InputError:
@@ -73,23 +72,3 @@ def work_on(folder: Path, say: Callable[[str], None]) -> Iterator[WorkFolder]:
             raise
         if folder.exists():
             shutil.rmtree(path, ignore_errors=True)  # whoever waits for the lock may just have made the folder again
-
-
-@contextmanager
-def _locked(path: Path, folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock of a work folder. Makes the folder."""
-    lock = FileLock(path / LOCK, fallback_to_soft=False)
-    has_said = False
-    while not lock.is_locked:
-        path.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=has_said)
-        except Timeout:
-            say(f"another process is preparing {folder}: waiting for it")
-            has_said = True
-        except FileNotFoundError:
-            pass  # whoever had the folder has just removed it
-    try:
-        yield
-    finally:
-        lock.release()
