@@ -18,7 +18,7 @@ import pytest
 from training.__main__ import main
 from training.view.charts import CHARTS
 from training.view.page import count, duration
-from training.watch import serve
+from training.view.server import serve
 
 ROOT = Path(__file__).parents[3]
 TRAINING = {"loss_min": 3.9, "loss_max": 4.3, "grad_norm": 0.8, "grad_norm_max": 1.5, "clipped": 0.25}
