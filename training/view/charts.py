@@ -7,37 +7,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..record import read_metrics
+from ..record import RECIPE, read_metrics, read_recipe
+from .unit import TOKENS, UNITS, unit_of
 
 TRAINING, VALIDATION, OTHER, FAINT = "#2563a8", "#c8402f", "#6b7280", "#b9cde4"
 Metrics = list[dict[str, Any]]
 
 
 def _points(metrics: Metrics, *names: str) -> list[list[float]]:
-    """Columns `tokens` and the named figures of the lines that hold them all; empty columns where none does."""
-    rows = [[line["tokens"], *(line[name] for name in names)] for line in metrics if all(n in line for n in names)]
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in ("tokens", *names)]
+    """Columns of the unit and the named figures of the lines that hold them all; empty columns where none does."""
+    columns = (unit_of(metrics), *names)
+    rows = [[line[name] for name in columns] for line in metrics if all(name in line for name in columns)]
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in columns]
 
 
 def _curve(axes: Axes, metrics: Metrics, name: str, label: str, color: str, **style) -> None:
-    tokens, values = _points(metrics, name)
-    if tokens:
-        axes.plot(tokens, values, label=label, color=color, **({"marker": "."} if len(tokens) < 50 else {}) | style)
+    done, values = _points(metrics, name)
+    if done:
+        axes.plot(done, values, label=label, color=color, **({"marker": "."} if len(done) < 50 else {}) | style)
 
 
 def _loss(axes: Axes, metrics: Metrics, max_grad_norm: float) -> None:
-    tokens, lowest, highest = _points(metrics, "loss_min", "loss_max")
-    if tokens:
-        axes.fill_between(tokens, lowest, highest, color=FAINT, alpha=0.7, lw=0, label="training, lowest to highest")
+    done, lowest, highest = _points(metrics, "loss_min", "loss_max")
+    if done:
+        axes.fill_between(done, lowest, highest, color=FAINT, alpha=0.7, lw=0, label="training, lowest to highest")
     _curve(axes, metrics, "loss", "training, mean", TRAINING)
     _curve(axes, metrics, "eval_loss", "validation", VALIDATION, marker="o", markersize=4)
-    axes.set_ylabel("nats per token")
+    axes.set_ylabel("nats per token" if unit_of(metrics) == TOKENS else "loss")
 
 
 def _gradient_norm(axes: Axes, metrics: Metrics, max_grad_norm: float) -> None:
@@ -49,10 +50,10 @@ def _gradient_norm(axes: Axes, metrics: Metrics, max_grad_norm: float) -> None:
         )
     axes.set_ylim(bottom=0)
     axes.set_ylabel("before clipping")
-    tokens, clipped = _points(metrics, "clipped")
-    if tokens:
+    done, clipped = _points(metrics, "clipped")
+    if done:
         right = axes.twinx()
-        right.fill_between(tokens, clipped, step="pre", color=OTHER, alpha=0.15, lw=0, label="steps clipped")
+        right.fill_between(done, clipped, step="pre", color=OTHER, alpha=0.15, lw=0, label="steps clipped")
         right.set(ylim=(0, 1), ylabel="steps clipped (grey)")
         right.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_zorder(right.get_zorder() + 1)  # the curves over the grey, not under it
@@ -66,29 +67,37 @@ def _learning_rate(axes: Axes, metrics: Metrics, max_grad_norm: float) -> None:
 
 def _speed(axes: Axes, metrics: Metrics, max_grad_norm: float) -> None:
     utilization = _points(metrics, "mfu")[1]
-    label = f"tokens per second; MFU {utilization[-1]:.1%} at the last point" if utilization else "tokens per second"
-    _curve(axes, metrics, "tokens_per_second", label, TRAINING)
+    unit = unit_of(metrics)
+    label = f"{unit} per second" + (f"; MFU {utilization[-1]:.1%} at the last point" if utilization else "")
+    _curve(axes, metrics, f"{unit}_per_second", label, TRAINING)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(EngFormatter())
 
 
-CHARTS: dict[str, tuple[str, Callable[[Axes, Metrics, float], None]]] = {
-    "loss.png": ("Loss", _loss),
-    "gradient_norm.png": ("Gradient norm", _gradient_norm),
-    "learning_rate.png": ("Learning rate", _learning_rate),
-    "speed.png": ("Speed", _speed),
+# File -> title, how it is drawn, and the figures of which it needs one.
+CHARTS: dict[str, tuple[str, Callable[[Axes, Metrics, float], None], set[str]]] = {
+    "loss.png": ("Loss", _loss, {"loss", "eval_loss"}),
+    "gradient_norm.png": ("Gradient norm", _gradient_norm, {"grad_norm"}),
+    "learning_rate.png": ("Learning rate", _learning_rate, {"learning_rate"}),
+    "speed.png": ("Speed", _speed, {f"{unit}_per_second" for unit in UNITS}),
 }
 
 
+def charts_of(metrics: Metrics, unit: str) -> list[str]:
+    """Which of `CHARTS` a run has: pretraining all, from the first moment; another program those it has figures for."""
+    held = set().union(*metrics)
+    return [name for name, (*_, figures) in CHARTS.items() if unit == TOKENS or held & figures]
+
+
 def draw_chart(name: str, metrics: Metrics, max_grad_norm: float) -> bytes:
-    """One of `CHARTS` as a PNG, over the tokens trained on; `max_grad_norm` is 0 where gradients are not clipped."""
-    title, draw = CHARTS[name]
+    """One of `CHARTS` as a PNG, over what was trained on; `max_grad_norm` is 0 where gradients are not clipped."""
+    title, draw, _ = CHARTS[name]
     # Figure and not pyplot: no window system, no global state.
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     draw(axes, metrics, max_grad_norm)
     axes.set_title(title, loc="left", fontweight="bold")
-    axes.set_xlabel("tokens")
+    axes.set_xlabel(unit_of(metrics))
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.grid(alpha=0.3)
     for each in figure.axes:
@@ -103,17 +112,17 @@ def draw_chart(name: str, metrics: Metrics, max_grad_norm: float) -> bytes:
 
 def max_grad_norm_of(folder: Path) -> float:
     """The norm that a run clips its gradients to, by its recipe.yaml; 0: it does not."""
-    file = folder / "recipe.yaml"
-    recipe = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+    recipe = read_recipe(folder) if (folder / RECIPE).exists() else {}
     return recipe.get("max_grad_norm") or 0.0
 
 
 def draw_charts(folder: Path) -> list[Path]:
-    """Writes all charts into a run folder and returns their paths."""
+    """Writes all charts of a run into its folder and returns their paths."""
     metrics, max_grad_norm = read_metrics(folder), max_grad_norm_of(folder)
-    for name in CHARTS:
-        (folder / name).write_bytes(draw_chart(name, metrics, max_grad_norm))
-    return [folder / name for name in CHARTS]
+    files = [folder / name for name in charts_of(metrics, unit_of(metrics))]
+    for file in files:
+        file.write_bytes(draw_chart(file.name, metrics, max_grad_norm))
+    return files
 
 
 SECONDS_BETWEEN_DRAWINGS = 20  # drawing takes half a second, in which nothing is trained

@@ -1,11 +1,17 @@
 """The page of a run: settings, record and metrics in, HTML out."""
 
 import html
+from dataclasses import dataclass
 from typing import Any
+
+from ..record import program_of
+from .unit import TOKENS, UNITS
 
 REFRESH_SECONDS = 5
 QUIET_SECONDS = 60  # without a new line, a run is no longer called running; slow runs get five times their pace
 RECENT_LINES = 20  # training lines from which the pace is taken
+
+Metrics = list[dict[str, Any]]
 
 STYLE = """
 body { margin: 0; background: #f6f7f9; color: #1d2530; font: 16px/1.45 system-ui, "DejaVu Sans", sans-serif; }
@@ -57,7 +63,8 @@ def page_of(
     name: str,
     recipe: dict[str, Any],
     record: dict[str, Any],
-    metrics: list[dict[str, Any]],
+    metrics: Metrics,
+    unit: str,
     checkpoint: str | None,
     charts: dict[str, str],
     seconds_since_change: float | None,
@@ -69,72 +76,39 @@ def page_of(
         recipe: recipe.yaml's settings.
         record: run.json; its `result` is `None` as long as the run has not ended.
         metrics: the lines of metrics.jsonl, oldest first.
+        unit: that they count.
         checkpoint: name of the newest one.
         charts: file name -> address.
         seconds_since_change: how long ago metrics.jsonl was written; `None`: never.
     """
-    result, planned = record.get("result"), record.get("planned", {})
-    training = [line for line in metrics if "loss" in line]
-    evaluations = [line for line in metrics if "eval_loss" in line]
-    last = metrics[-1] if metrics else {"step": 0, "tokens": 0, "elapsed_seconds": 0.0}
-    steps = planned.get("steps") or max(recipe.get("max_steps", 0), last["step"])
-    done = min(1.0, last["step"] / steps) if steps else 0.0
-    # The evaluations, which cost time as well, lie between the lines.
-    recent = training[-RECENT_LINES:]
-    covered = last["step"] - recent[0]["step"] if recent else 0
-    pace = (last["elapsed_seconds"] - recent[0]["elapsed_seconds"]) / covered if covered else None
-    line_seconds = pace * covered / (len(recent) - 1) if pace and len(recent) > 1 else 0.0
-
-    if result:
-        state, label = "finished", "finished"
-    elif seconds_since_change is None:
-        state, label = "starting", "starting"
-    elif seconds_since_change > max(QUIET_SECONDS, 5 * line_seconds):
-        state, label = "quiet", f"no news for {duration(seconds_since_change)}"
-    else:
-        state, label = "running", "running"
-
-    latest = training[-1] if training else {}
-    evaluated = evaluations[-1] if evaluations else {}
-    left = "none" if result else duration(pace * (steps - last["step"])) if pace is not None else "unknown"
-    cards = [
-        ("step", f"{last['step']:,}", f"of {steps:,}" if steps else ""),
-        ("tokens", count(last["tokens"]), f"of {count(planned['tokens'])}" if "tokens" in planned else ""),
-        ("time left", left, f"{duration(last['elapsed_seconds'])} so far"),
-        ("last checkpoint", checkpoint.removeprefix("checkpoint-") if checkpoint else "none yet", checkpoint or ""),
-        ("training loss", figure(latest, "loss", ".4f"), "nats per token"),
-        ("validation loss", figure(evaluated, "eval_loss", ".4f"), evaluated_note(evaluated)),
-        ("tokens per second", figure(latest, "tokens_per_second", ",.0f"), ""),
-        ("MFU", figure(latest, "mfu", ".1%"), peak_note(result)),
-    ]
-    hardware = record.get("hardware", {})
-    about = [
-        f"model {recipe.get('model')}" + (f", {count(planned['parameters'])} parameters" if planned else ""),
-        f"corpus {recipe.get('corpus')}",
-        f"{recipe.get('tokens_per_step', 0):,} tokens per step",
-        f"{recipe.get('precision')}",
-        f"{hardware.get('device')} ({hardware.get('count')}), {hardware.get('system')}",
-    ]
+    progress = progress_of(metrics, recipe, record.get("planned", {}))
+    state, label = state_of(record.get("result"), progress, seconds_since_change)
     text = html.escape
+    tiles = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(note)}</small></dd></div>"
+        for name, value, note in [
+            *progress_tiles(progress, unit, record, checkpoint),
+            *figure_tiles(metrics, unit, record.get("result")),
+        ]
+    )
     images = "".join(
         f'<img src="{text(address)}" alt="{text(file.removesuffix(".png").replace("_", " "))}">'
         for file, address in charts.items()
     )
-    tiles = "".join(f"<div><dt>{text(a)}</dt><dd>{text(b)}<small>{text(c)}</small></dd></div>" for a, b, c in cards)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>{done:.0%} {text(name)}</title>
+<title>{progress.done:.0%} {text(name)}</title>
 <style>{STYLE}</style>
 </head>
 <body>
 <main>
 <header><h1>{text(name)}</h1><span class="state {state}">{text(label)}</span></header>
-<p class="about">{text(" · ".join(about))}</p>
-<div class="bar"><div style="width: {done:.2%}"></div></div>
+<p class="about">{text(about(recipe, record, unit))}</p>
+<div class="bar"><div style="width: {progress.done:.2%}"></div></div>
 <dl>{tiles}</dl>
 <div class="charts">{images}</div>
 <footer>refreshes every {REFRESH_SECONDS} seconds</footer>
@@ -143,6 +117,101 @@ def page_of(
 </body>
 </html>
 """
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    last: dict[str, Any]  # the newest line
+    steps: int  # that the run has; 0: not known
+    pace: float | None  # seconds a step
+    line_seconds: float  # from one training line to the next
+
+    @property
+    def done(self) -> float:
+        return min(1.0, self.last["step"] / self.steps) if self.steps else 0.0
+
+
+def progress_of(metrics: Metrics, recipe: dict[str, Any], planned: dict[str, Any]) -> Progress:
+    last = metrics[-1] if metrics else {"step": 0, "elapsed_seconds": 0.0}
+    steps = planned.get("steps") or max(recipe.get("max_steps") or 0, last["step"])
+    # The evaluations, which cost time as well, lie between the lines.
+    recent = [line for line in metrics if "loss" in line][-RECENT_LINES:]
+    covered = last["step"] - recent[0]["step"] if recent else 0
+    pace = (last["elapsed_seconds"] - recent[0]["elapsed_seconds"]) / covered if covered else None
+    line_seconds = pace * covered / (len(recent) - 1) if pace and len(recent) > 1 else 0.0
+    return Progress(last, steps, pace, line_seconds)
+
+
+def state_of(result: dict[str, Any] | None, progress: Progress, seconds_since_change: float | None) -> tuple[str, str]:
+    """The class of the state's style, and its words."""
+    if result:
+        return "finished", "finished"
+    if seconds_since_change is None:
+        return "starting", "starting"
+    if seconds_since_change > max(QUIET_SECONDS, 5 * progress.line_seconds):
+        return "quiet", f"no news for {duration(seconds_since_change)}"
+    return "running", "running"
+
+
+def about(recipe: dict[str, Any], record: dict[str, Any], unit: str) -> str:
+    """What runs on what; what recipe and record do not tell is left out."""
+    program, planned, hardware = program_of(record), record.get("planned", {}), record.get("hardware", {})
+    model = [f"model {recipe['model']}"] if recipe.get("model") else []
+    model += [f"{count(planned['parameters'])} parameters"] if "parameters" in planned else []
+    device = [f"{hardware['device']} ({hardware['count']})", hardware["system"]] if hardware else []
+    per_step = recipe.get(f"{unit}_per_step")
+    parts = [
+        program if program != "pretrain" else "",
+        ", ".join(model),
+        f"corpus {recipe['corpus']}" if recipe.get("corpus") else "",
+        f"{per_step:,} {unit} per step" if per_step else "",
+        recipe.get("precision") or "",
+        ", ".join(device),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+Tile = tuple[str, str, str]  # name, value, a note below
+
+
+def progress_tiles(progress: Progress, unit: str, record: dict[str, Any], checkpoint: str | None) -> list[Tile]:
+    planned, last, left = record.get("planned", {}), progress.last, "unknown"
+    if record.get("result"):
+        left = "none"
+    elif progress.pace is not None:
+        left = duration(progress.pace * (progress.steps - last["step"]))
+    return [
+        ("step", f"{last['step']:,}", f"of {progress.steps:,}" if progress.steps else ""),
+        (unit, count(last.get(unit, 0)), f"of {count(planned[unit])}" if unit in planned else ""),
+        ("time left", left, f"{duration(last['elapsed_seconds'])} so far"),
+        ("last checkpoint", checkpoint.removeprefix("checkpoint-") if checkpoint else "none yet", checkpoint or ""),
+    ]
+
+
+def figure_tiles(metrics: Metrics, unit: str, result: dict[str, Any] | None) -> list[Tile]:
+    """Which figures pretraining has is known before it has them; another program's get a tile once they are there."""
+    latest = next((line for line in reversed(metrics) if "loss" in line), {})
+    evaluated = next((line for line in reversed(metrics) if any(name.startswith("eval_") for name in line)), {})
+    rate = f"{unit}_per_second"
+    tiles = {
+        "loss": ("training loss", figure(latest, "loss", ".4f"), "nats per token" if unit == TOKENS else ""),
+        "eval_loss": ("validation loss", figure(evaluated, "eval_loss", ".4f"), evaluated_note(evaluated)),
+    }
+    for name in further_evaluations(evaluated):
+        label = f"validation {name.removeprefix('eval_').replace('_', ' ')}"
+        tiles[name] = label, figure(evaluated, name, ".4f"), f"step {evaluated['step']:,}"
+    tiles[rate] = f"{unit} per second", figure(latest, rate, ",.0f" if unit == TOKENS else ",.1f"), ""
+    tiles["mfu"] = "MFU", figure(latest, "mfu", ".1%"), peak_note(result)
+    return [tile for name, tile in tiles.items() if unit == TOKENS or name in latest | evaluated]
+
+
+def further_evaluations(line: dict[str, Any]) -> list[str]:
+    """Names of an evaluation's figures that say something of the model beside its loss."""
+    elsewhere = ("eval_loss", "eval_bits_per_byte", *(f"eval_{unit}" for unit in UNITS))
+    of_time = ("_runtime", "_time", "_per_second")
+    return [n for n in line if n.startswith("eval_") and n not in elsewhere and not n.endswith(of_time)]
 
 
 def figure(line: dict[str, Any], name: str, form: str) -> str:

@@ -1,18 +1,16 @@
 """Serves a run's page and charts, on this machine only."""
 
-import json
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import yaml
-
 from ..errors import InputError
-from ..record import METRICS, checkpoints_in, read_metrics
-from .charts import CHARTS, draw_chart, max_grad_norm_of
+from ..record import METRICS, MODEL, RECIPE, RECORD, checkpoints_in, read_metrics, read_recipe, read_record
+from .charts import CHARTS, charts_of, draw_chart, max_grad_norm_of
 from .page import page_of
+from .unit import unit_of
 
 HOST = "127.0.0.1"
 
@@ -23,7 +21,7 @@ def serve(run: Path, port: int) -> ThreadingHTTPServer:
     Raises:
         InputError: the folder is no run, or the port cannot be had.
     """
-    for name in ("recipe.yaml", "run.json"):
+    for name in (RECIPE, RECORD):
         if not (run / name).is_file():
             raise InputError(f"{run} is no run folder: it has no {name}")
     if not 0 <= port <= 65535:
@@ -63,22 +61,17 @@ class WatchedRun:
             return self.drawn[name][1]
 
     def page(self) -> str:
-        try:
-            recipe = yaml.safe_load((self.folder / "recipe.yaml").read_text(encoding="utf-8"))
-            record = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            finished = (self.folder / "model").exists()
-            if not (isinstance(recipe, dict) and isinstance(record, dict)):
-                raise ValueError("it holds no settings")
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise InputError(f"{self.folder} cannot be read: {' '.join(str(error).split())}") from None
-        saved = checkpoints_in(self.folder)
+        recipe, record, metrics = read_recipe(self.folder), read_record(self.folder), read_metrics(self.folder)
+        finished, saved = (self.folder / MODEL).exists(), checkpoints_in(self.folder)
+        unit = unit_of(metrics, record.get("planned"))
         return page_of(
             name=self.folder.resolve().name,
             recipe=recipe,
             record=record if finished else {**record, "result": None},
-            metrics=read_metrics(self.folder),
+            metrics=metrics,
+            unit=unit,
             checkpoint=saved[-1].name if saved else None,
-            charts={file: f"/{file}?{self.version()}" for file in CHARTS},
+            charts={file: f"/{file}?{self.version()}" for file in charts_of(metrics, unit)},
             seconds_since_change=self._seconds_since_change(),
         )
 

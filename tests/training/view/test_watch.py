@@ -37,7 +37,7 @@ def run(tmp_path) -> Path:
         "model: demo\ncorpus: <script>alert(1)</script>\nprecision: fp32\ntokens_per_step: 100\nmax_grad_norm: 1.0\n"
         "max_steps: -1\n"
     )
-    record = {"hardware": {"device": "Abacus & Co", "count": 2, "system": "Linux x86_64"}}
+    record = {"data": {}, "hardware": {"device": "Abacus & Co", "count": 2, "system": "Linux x86_64"}}
     record["planned"] = {"parameters": 1_500_000, "steps": 40, "tokens": 4000}
     (folder / "run.json").write_text(json.dumps(record))
     evaluation = line(0, eval_loss=5.5, eval_bits_per_byte=2.25)
