@@ -1,8 +1,6 @@
 """The charts of a run, drawn from its metrics.jsonl: loss, gradient norm, learning rate, speed."""
 
 import io
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..record import RECIPE, read_metrics, read_recipe
 from .unit import TOKENS, UNITS, unit_of
@@ -123,31 +120,3 @@ def draw_charts(folder: Path) -> list[Path]:
     for file in files:
         file.write_bytes(draw_chart(file.name, metrics, max_grad_norm))
     return files
-
-
-SECONDS_BETWEEN_DRAWINGS = 20  # drawing takes half a second, in which nothing is trained
-
-
-class LiveCharts(TrainerCallback):
-    """Redraws a run's charts after evaluations, but not more often than `SECONDS_BETWEEN_DRAWINGS`."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.has_warned = False
-        self._drawn_at = time.monotonic()
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        # The last evaluations are drawn once the run has ended.
-        is_due = time.monotonic() - self._drawn_at >= SECONDS_BETWEEN_DRAWINGS
-        if state.is_world_process_zero and is_due and 0 < state.global_step < state.max_steps:
-            self.redraw()
-            self._drawn_at = time.monotonic()
-
-    def redraw(self) -> None:
-        """Draws, or warns the first time that it cannot: no chart is worth a run."""
-        try:
-            draw_charts(self.folder)
-        except Exception as error:  # whatever it is: a full disk, a font, a broken matplotlib
-            if not self.has_warned:
-                print(f"warning: the charts cannot be drawn: {' '.join(str(error).split())}", file=sys.stderr)
-            self.has_warned = True

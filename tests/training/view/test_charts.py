@@ -4,10 +4,9 @@ import json
 
 import pytest
 from matplotlib.figure import Figure
-from transformers import TrainerState
 
 from training.view import charts
-from training.view.charts import CHARTS, LiveCharts, draw_chart, draw_charts
+from training.view.charts import CHARTS, draw_chart, draw_charts
 
 LINES = [
     {"step": 0, "tokens": 0, "elapsed_seconds": 0.5, "eval_loss": 5.0, "eval_bits_per_byte": 2.0},
@@ -67,25 +66,3 @@ def test_the_clip_line_comes_from_the_recipe(tmp_path, monkeypatch):
     monkeypatch.setattr(charts, "draw_chart", lambda name, lines, norm: seen.add((len(lines), norm)) or b"png")
     assert {path.name for path in draw_charts(tmp_path)} == set(CHARTS)
     assert seen == {(3, 0.25)}
-
-
-def test_charts_are_redrawn_after_an_evaluation_where_the_last_drawing_is_old(tmp_path, monkeypatch):
-    drawn, now = [], [0.0]
-    monkeypatch.setattr(charts, "draw_charts", drawn.append)
-    monkeypatch.setattr(charts.time, "monotonic", lambda: now[0])
-    live, state = LiveCharts(tmp_path), TrainerState(global_step=5, max_steps=10)
-    for second, times in ((19, 0), (20, 1), (39, 1), (40, 2)):
-        now[0] = second
-        live.on_evaluate(None, state, None)
-        assert len(drawn) == times
-
-
-def test_charts_that_cannot_be_drawn_are_worth_one_warning(tmp_path, monkeypatch, capsys):
-    def broken(folder):
-        raise RuntimeError("no\nfont")
-
-    monkeypatch.setattr(charts, "draw_charts", broken)
-    live = LiveCharts(tmp_path)
-    live.redraw()
-    live.redraw()
-    assert capsys.readouterr().err == "warning: the charts cannot be drawn: no font\n"

@@ -202,6 +202,11 @@ def test_what_cannot_be_watched_gets_one_line(run, tmp_path, capsys):
             assert message in error
 
 
+def test_looking_at_a_run_loads_nothing_that_trains():
+    program = "import sys, training.view.server; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
 def test_numbers_are_said_for_people():
     assert [count(number) for number in (950, 983_040, 3_260_190_720, 7.9e14)] == ["950 ", "983 k", "3.26 G", "790 T"]
     assert [duration(s) for s in (0.4, 59.6, 3661, 93_784)] == ["0 s", "1 min 0 s", "1 h 1 min", "1 d 2 h"]
