@@ -23,7 +23,7 @@ from ..optimization.precision import (
 from ..optimization.schedules import build_schedule
 from ..optimization.steps import steps_for_epochs
 from ..processes import leads, on_first_process, process_count, wants_fsdp
-from ..view.charts import LiveCharts
+from ..view.live import LiveCharts
 from .checkpoints import Checkpoints
 from .folder import RunFolder
 from .interruption import RunStoppedError, StopRequest

@@ -13,6 +13,7 @@ from configuration.pretraining import PretrainingRecipe
 from tests.training.run.disturbances import HAS_FORK
 from training.__main__ import main
 from training.data.work_folder import work_on
+from training.pretrain import Pretraining
 from training.run.folder import RunFolder
 
 ROOT = Path(__file__).parents[3]
@@ -36,10 +37,8 @@ def test_a_second_command_is_refused_while_the_first_lives(argv, tmp_path, capsy
 
 
 def hold_run(place: Path):
-    recipe = PretrainingRecipe.load(
-        None, {"model": "demo", "corpus": "x", "tokens_per_step": "2048", "output_dir": str(place)}
-    )
-    return RunFolder(recipe).lock()
+    settings = {"model": "demo", "corpus": "x", "tokens_per_step": "2048", "output_dir": str(place)}
+    return RunFolder(Pretraining(PretrainingRecipe.load(None, settings))).lock()
 
 
 @HAS_FORK
