@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         dest="source_format",
         choices=FORMATS,
         help="the source's format, where it is not recognised: "
-        + "; ".join(f"{name}: {description}" for name, description in FORMATS.items()),
+        + "; ".join(f"{name}: {kind.description}" for name, kind in FORMATS.items()),
     )
     command.add_argument(
         "--to",

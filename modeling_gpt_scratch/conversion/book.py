@@ -6,12 +6,16 @@ its own tensors (`book_logits`). The blog publishes it inside a wrapper for Tran
 prefix `model.`, the same fields in `config.json` under `cfg`.
 """
 
+from functools import partial
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .checks import ConversionError, check_fields
-from .layers import causal_attention, layer_norm, linear, tensor_of
+from .logits import Reference, causal_attention, layer_norm, linear, tensor_of
+from .source import Checkpoint, read_json
 from .weights import build_config, build_model, same
 
 # Field -> types that JSON may give it. All are required but for the blog's `tie_weights`.
@@ -50,6 +54,19 @@ BOOK_NAMES = {
     "final_norm.shift": "model.norm.bias",
     "out_head.weight": "lm_head.weight",
 }
+
+
+def read_book(checkpoint: Checkpoint, config: str | Path | None = None) -> tuple[GPTScratchForCausalLM, Reference]:
+    """The model of a checkpoint and its measure; `config` replaces the `model.json` beside it."""
+    path = checkpoint.path.parent / "model.json" if config is None else Path(config)
+    fields = read_json(path, "name the checkpoint's configuration with --config")
+    return convert_book_checkpoint(checkpoint.tensors, fields), partial(book_logits, checkpoint.tensors, fields)
+
+
+def read_blog(checkpoint: Checkpoint) -> tuple[GPTScratchForCausalLM, Reference]:
+    """The model inside the blog's wrapper and its measure."""
+    state_dict, fields = unwrap_blog_checkpoint(checkpoint.tensors, checkpoint.read_config())
+    return convert_book_checkpoint(state_dict, fields), partial(book_logits, state_dict, fields)
 
 
 def convert_book_checkpoint(state_dict: dict[str, torch.Tensor], book_config: dict) -> GPTScratchForCausalLM:

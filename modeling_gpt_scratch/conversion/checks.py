@@ -1,14 +1,6 @@
-"""What a conversion must pass before anything is written: fields, tensors, and the logits."""
-
-from collections.abc import Callable
+"""What a source must pass: a configuration of its format's fields, and the tensors that it asks for."""
 
 import torch
-from transformers import PreTrainedModel
-
-# Relative to the largest logit, because rounding errors grow with the numbers. Two correct fp32 passes over 12 layers
-# differ by 5e-7 to 4e-6 of it (random weights, from GPT-2's small ones to some with outliers in the thousands); the
-# least visible mistake, the exact GELU instead of its tanh form, by 3e-4.
-LOGITS_TOLERANCE = 3e-5
 
 
 class ConversionError(ValueError):
@@ -75,48 +67,3 @@ def check_tensors(
             f"The checkpoint's tensors are not those that its configuration describes: {'; '.join(problems)}. Check "
             "that the two belong together and that the model is a whole language model of this format"
         )
-
-
-@torch.no_grad()
-def model_logits(model: PreTrainedModel, input_ids: torch.LongTensor) -> torch.FloatTensor:
-    """The logits of a model in evaluation mode, computed in fp32 whatever dtype its weights have.
-
-    Args:
-        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`).
-
-    Returns:
-        Logits of shape `(batch_size, sequence_length, vocab_size)`.
-    """
-    # Not `model.float()`, which would round the weights of a float64 checkpoint.
-    parameters = {name: parameter.float() for name, parameter in model.named_parameters()}
-    return torch.func.functional_call(model, parameters, (input_ids,)).logits
-
-
-@torch.no_grad()
-def compare_logits(model: PreTrainedModel, reference: Callable[[torch.LongTensor], torch.FloatTensor]) -> float:
-    """The largest absolute difference between the model's logits, computed in fp32, and the reference's.
-
-    Args:
-        model: in evaluation mode.
-        reference: from ids of shape `(batch_size, sequence_length)` to fp32 logits of shape
-            `(batch_size, sequence_length, vocab_size)`.
-
-    Raises:
-        `ConversionError`: the reference's logits are not finite, or the difference exceeds `LOGITS_TOLERANCE` times
-            the largest of them.
-    """
-    length = min(128, model.config.max_position_embeddings)
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(model.config.vocab_size, (2, length), generator=generator)
-    expected = reference(input_ids)
-    scale = expected.abs().max().item()
-    difference = (model_logits(model, input_ids) - expected).abs().max().item()
-    if not torch.isfinite(expected).all():
-        raise ConversionError("The checkpoint's logits are not finite: it holds NaN or too large numbers")
-    if not difference <= LOGITS_TOLERANCE * scale:
-        raise ConversionError(
-            f"The model's logits differ from the checkpoint's by up to {difference:.2e}, with logits of up to "
-            f"{scale:.2e}: rounding explains {LOGITS_TOLERANCE * scale:.2e}. Nothing was written; the checkpoint is of "
-            "another architecture than its format's, or the conversion is wrong"
-        )
-    return difference

@@ -6,6 +6,7 @@ are measured against the library's own `GPT2LMHeadModel`.
 """
 
 import copy
+from functools import partial
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -16,6 +17,8 @@ from ..configuration_gpt_scratch import GPTScratchConfig
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .checks import ConversionError
 from .generation import limit_length, tokens_within
+from .logits import Reference, model_logits
+from .source import Checkpoint
 from .weights import JOINED, build_config, build_model, names_of_blocks, with_head
 
 _ATTENTION = "model.layers.N.self_attn"
@@ -42,6 +45,13 @@ GPT2_NAMES = {
 PREFIX = "transformer."
 # Endings of the matrices that are stored as (in_features, out_features).
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+
+
+def read_gpt2(checkpoint: Checkpoint) -> tuple[GPTScratchForCausalLM, Reference]:
+    """The model of a checkpoint and its measure."""
+    state_dict, config = checkpoint.tensors, checkpoint.read_config()
+    model = convert_gpt2_checkpoint(state_dict, config)
+    return model, partial(model_logits, gpt2_reference(state_dict, config))
 
 
 def convert_gpt2_checkpoint(state_dict: dict[str, torch.Tensor], gpt2_config: dict) -> GPTScratchForCausalLM:

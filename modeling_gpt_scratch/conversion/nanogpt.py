@@ -4,13 +4,16 @@ The model of Andrej Karpathy's nanoGPT: GPT-2's names, linear layers, a head tha
 A checkpoint is one `ckpt.pt` with the tensors under `model` and the sizes under `model_args` (`NANOGPT_CONFIG`).
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .checks import ConversionError, check_fields
 from .gpt2 import GPT2_NAMES
-from .layers import causal_attention, layer_norm, linear, tensor_of
+from .logits import Reference, causal_attention, layer_norm, linear, tensor_of
+from .source import Checkpoint
 from .weights import build_config, build_model, same
 
 # Field -> types of its value.
@@ -29,15 +32,31 @@ ACTIVATIONS = ("gelu", "gelu_pytorch_tanh")
 EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
 
 
+def read_nanogpt(checkpoint: Checkpoint, activation: str = ACTIVATIONS[0]) -> tuple[GPTScratchForCausalLM, Reference]:
+    """The model of a checkpoint and its measure.
+
+    Raises:
+        `ConversionError`: as `convert_nanogpt_checkpoint`, or there are weights alone.
+    """
+    state_dict, sizes = checkpoint.tensors, checkpoint.model_args
+    if sizes is None:
+        raise ConversionError(
+            f"{checkpoint.path} has no model_args, which say how many heads there are: convert the whole ckpt.pt that "
+            "nanoGPT writes"
+        )
+    model = convert_nanogpt_checkpoint(state_dict, sizes, activation)
+    return model, partial(nanogpt_logits, state_dict, sizes, activation)
+
+
 def convert_nanogpt_checkpoint(
     state_dict: dict[str, torch.Tensor], model_args: dict, activation: str = ACTIVATIONS[0]
 ) -> GPTScratchForCausalLM:
     """The model with the weights of a nanoGPT checkpoint, copied in their own dtype, in evaluation mode.
 
     Args:
-        state_dict: the tensors by nanoGPT's names, linear weights of shape `(out_features, in_features)`; a compiled
-            model's prefix `_orig_mod.` and the masks of old versions (`attn.bias`) may be there. Without a head, or
-            with one that equals the embedding, the model is tied.
+        state_dict: the tensors by nanoGPT's names, linear weights of shape `(out_features, in_features)`; the masks
+            of old versions (`attn.bias`) may be there. Without a head, or with one that equals the embedding, the
+            model is tied.
         model_args: the fields of `NANOGPT_CONFIG`. Without `bias` our biases are zero, and there are none for query,
             key and value.
         activation: one of `ACTIVATIONS`.
@@ -48,7 +67,6 @@ def convert_nanogpt_checkpoint(
     check_fields(model_args, NANOGPT_CONFIG, "nanoGPT's")
     if activation not in ACTIVATIONS:
         raise ConversionError(f"The activation is {activation!r}, expected {' or '.join(ACTIVATIONS)}")
-    state_dict = _with_plain_names(state_dict)
     if EMBEDDING in state_dict:
         state_dict = {HEAD: state_dict[EMBEDDING], **state_dict}
     config = build_config(
@@ -85,7 +103,6 @@ def nanogpt_logits(
     Returns:
         Logits of shape `(batch_size, sequence_length, vocab_size)`.
     """
-    state_dict = _with_plain_names(state_dict)
     approximate = "none" if activation == "gelu" else "tanh"
 
     def apply(name: str, features: torch.Tensor) -> torch.Tensor:
@@ -106,10 +123,3 @@ def nanogpt_logits(
         features = features + apply(f"{block}.mlp.c_proj", F.gelu(hidden, approximate=approximate))
     head = embedding if HEAD not in state_dict else tensor_of(state_dict, HEAD)
     return norm("transformer.ln_f", features) @ head.mT
-
-
-def _with_plain_names(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without the prefix that `torch.compile` puts before every name."""
-    if not all(name.startswith("_orig_mod.") for name in state_dict):
-        return state_dict
-    return {name.removeprefix("_orig_mod."): tensor for name, tensor in state_dict.items()}

@@ -1,9 +1,11 @@
 """
-Tensors of other code as ours and back, by a table of names.
+Tensors of other code as ours and back, by a table of names; our own need none.
 
 A table says for each of the source's tensors which of ours it holds: one, or several of the same shape that are joined
 along their first dimension (`JOINED`). `N` stands for the number of the block.
 """
+
+from functools import partial
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -12,6 +14,8 @@ from ..configuration_gpt_scratch import GPTScratchConfig
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .checks import ConversionError, check_tensors
 from .generation import limit_length
+from .logits import Reference, model_logits
+from .source import Checkpoint
 
 # Between the names of ours that one tensor of the source holds.
 JOINED = " + "
@@ -50,7 +54,7 @@ def names_of_blocks(names: dict[str, str], num_layers: int) -> dict[str, tuple[s
 def build_model(
     config: GPTScratchConfig,
     state_dict: dict[str, torch.Tensor],
-    names: dict[str, str],
+    names: dict[str, str] | None,
     ignored: dict[str, tuple[int, ...]],
     transposed: tuple[str, ...] = (),
 ) -> GPTScratchForCausalLM:
@@ -58,7 +62,7 @@ def build_model(
 
     Args:
         names: the table; entries whose tensors a model of this `config` lacks (biases) are left out. Biases of ours
-            that it does not name are zero.
+            that it does not name are zero. `None` means that the names are ours.
         ignored: name -> shape of the source's tensors that may be there and are not used.
         transposed: endings of the names of matrices that the source stores as `(in_features, out_features)`.
 
@@ -75,9 +79,10 @@ def build_model(
     except RuntimeError as error:  # sizes that overflow even the bookkeeping
         raise ConversionError(f"The checkpoint's configuration describes no possible model: {error}") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    table = {name: name for name in shapes} if names is None else names
     sources = {
         source: ours
-        for source, ours in names_of_blocks(names, config.num_hidden_layers).items()
+        for source, ours in names_of_blocks(table, config.num_hidden_layers).items()
         if all(name in shapes for name in ours)
     }
     required = {}
@@ -127,3 +132,28 @@ def with_head(state_dict: dict[str, torch.Tensor], embedding: str, tied: bool) -
             "config.json if the checkpoint was trained untied"
         )
     return {head: state_dict[embedding], **state_dict}
+
+
+def read_gpt_scratch(checkpoint: Checkpoint) -> tuple[GPTScratchForCausalLM, Reference]:
+    """The model of one of our own folders, which is its own measure."""
+    model = load_gpt_scratch_checkpoint(checkpoint.tensors, checkpoint.read_config())
+    return model, partial(model_logits, model)
+
+
+def load_gpt_scratch_checkpoint(state_dict: dict[str, torch.Tensor], config: dict) -> GPTScratchForCausalLM:
+    """The language model with the tensors of one of our own folders, copied in their own dtype, in evaluation mode.
+
+    Unlike `from_pretrained`, it takes nothing but a whole language model, and never the folder's own code.
+
+    Args:
+        state_dict: the tensors by our names; a tied model may lack its head.
+        config: the content of the folder's `config.json`.
+
+    Raises:
+        `ConversionError`: an invalid configuration, or unknown, missing or misshapen tensors.
+    """
+    # The model's own fields: the rest is about heads, saving and code, and the result's code files are this package's.
+    fields = {name: config[name] for name in GPTScratchConfig.__annotations__ if name in config}
+    ours = build_config(state_dict, **fields)
+    state_dict = with_head(state_dict, "model.embed_tokens.weight", ours.tie_word_embeddings)
+    return build_model(ours, state_dict, None, ignored={})

@@ -216,10 +216,10 @@ def test_unknown_keys_missing_keys_and_wrong_shapes_are_named_together(tmp_path,
 
 
 def test_many_unknown_keys_are_counted_and_the_first_named(tmp_path, capsys, book):
-    weights = {f"_orig_mod.{name}": tensor for name, tensor in book[0].state_dict().items()}
-    message = refusal(capsys, tmp_path, write_source(tmp_path, weights, book[1]))
-    assert f"{len(weights)} unknown: _orig_mod.tok_emb.weight, _orig_mod.pos_emb.weight, " in message
-    assert "_orig_mod.final_norm.scale" not in message
+    weights = {f"other.{name}": tensor for name, tensor in book[0].state_dict().items()}
+    message = refusal(capsys, tmp_path, write_source(tmp_path, weights, book[1]), "--from", "book")
+    assert f"{len(weights)} unknown: other.tok_emb.weight, other.pos_emb.weight, " in message
+    assert "other.final_norm.scale" not in message
 
 
 def test_biases_that_the_config_denies_are_refused(tmp_path, capsys):

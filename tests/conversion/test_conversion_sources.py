@@ -1,5 +1,6 @@
 """Which format a source is in, where it comes from, and what is said when neither is clear."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ from conversions import (
     write_tokenizer,
 )
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from modeling_gpt_scratch import GPTScratchForCausalLM
 from modeling_gpt_scratch.__main__ import main
-from modeling_gpt_scratch.conversion import FORMATS, ConversionError, convert, hub
+from modeling_gpt_scratch.conversion import FORMATS, ConversionError, convert
+from modeling_gpt_scratch.conversion import source as sources
 
 FORMAT_NAMES = ["book", "blog", "nanogpt", "gpt2", "gpt-scratch"]
 
@@ -54,6 +57,48 @@ def test_every_format_is_recognised_as_folder_and_as_file(tmp_path, tiny_model, 
     assert convert(folder, tmp_path / "from-folder") < TOLERANCE
     (file,) = (path for path in folder.iterdir() if path.suffix in (".pth", ".pt", ".safetensors"))
     assert convert(file, tmp_path / "from-file") < TOLERANCE
+
+
+def rewrap(folder: Path, wrap: Callable[[str], str]) -> None:
+    """Gives the weights in a folder the names that a wrapped model's have."""
+    (file,) = (path for path in folder.iterdir() if path.suffix in (".pth", ".pt", ".safetensors"))
+    content = load_file(file) if file.suffix == ".safetensors" else torch.load(file)
+    weights = content["model"] if file.name == "ckpt.pt" else content
+    wrapped = {wrap(name): tensor for name, tensor in weights.items()}
+    if file.suffix == ".safetensors":
+        save_file(wrapped, file)
+    else:
+        torch.save(content | {"model": wrapped} if file.name == "ckpt.pt" else wrapped, file)
+
+
+@pytest.mark.parametrize("source_format", FORMAT_NAMES)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: f"_fsdp_wrapped_module.{name}".replace(
+            ".0.", ".0._fsdp_wrapped_module._checkpoint_wrapped_module."
+        ),
+    ],
+    ids=["compiled", "compiled and data parallel", "sharded"],
+)
+def test_names_of_wrappers_are_taken_off_in_every_format(tmp_path, tiny_model, wrap, source_format):
+    folder = write(source_format, tmp_path / "source", tiny_model)
+    expected = convert(folder, tmp_path / "plain")
+    rewrap(folder, wrap)
+    assert convert(folder, tmp_path / "output") == expected
+    plain, output = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "output"))
+    assert plain.keys() == output.keys()
+    assert all(torch.equal(output[name], tensor) for name, tensor in plain.items())
+
+
+def test_two_models_in_one_file_are_refused(tmp_path, capsys):
+    source, config = book_model()
+    weights = source.state_dict()
+    weights |= {f"module.{name}": tensor + 1 for name, tensor in weights.items()}
+    message = refusal(capsys, tmp_path, write_source(tmp_path, weights, config))
+    assert "model.pth holds 66 tensors, but only 33 names are left without those of wrappers (_orig_mod, " in message
 
 
 @pytest.mark.parametrize("named", FORMAT_NAMES)
@@ -215,7 +260,7 @@ def test_only_files_that_a_conversion_reads_are_asked_for(tmp_path, monkeypatch)
             write_gpt2(folder, weights, config, "pytorch_model.bin")
         return str(folder)
 
-    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(sources, "snapshot_download", download)
     assert convert("somebody/small-gpt2", tmp_path / "output", revision="v1") < TOLERANCE
     assert "generation_config.json" in asked
     assert asked.index("model.safetensors") < asked.index("pytorch_model.bin")

@@ -1,0 +1,95 @@
+"""
+What a conversion is measured by: the logits of the result against those of the source.
+
+The layers at the end are the parts of the formats' own passes: written out in fp32 over a source's own tensors.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+from .checks import ConversionError
+
+# Relative to the largest logit, because rounding errors grow with the numbers. Two correct fp32 passes over 12 layers
+# differ by 5e-7 to 4e-6 of it (random weights, from GPT-2's small ones to some with outliers in the thousands); the
+# least visible mistake, the exact GELU instead of its tanh form, by 3e-4.
+LOGITS_TOLERANCE = 3e-5
+# What logits are measured against: from ids of shape `(batch_size, sequence_length)` to fp32 logits of shape
+# `(batch_size, sequence_length, vocab_size)`.
+Reference = Callable[[torch.LongTensor], torch.FloatTensor]
+
+
+@torch.no_grad()
+def model_logits(model: PreTrainedModel, input_ids: torch.LongTensor) -> torch.FloatTensor:
+    """The logits of a model in evaluation mode, computed in fp32 whatever dtype its weights have.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`).
+
+    Returns:
+        Logits of shape `(batch_size, sequence_length, vocab_size)`.
+    """
+    # Not `model.float()`, which would round the weights of a float64 checkpoint.
+    parameters = {name: parameter.float() for name, parameter in model.named_parameters()}
+    return torch.func.functional_call(model, parameters, (input_ids,)).logits
+
+
+@torch.no_grad()
+def compare_logits(model: PreTrainedModel, reference: Reference) -> float:
+    """The largest absolute difference between the model's logits, computed in fp32, and the reference's.
+
+    Args:
+        model: in evaluation mode.
+        reference: gives the source's logits.
+
+    Raises:
+        `ConversionError`: the reference's logits are not finite, or the difference exceeds `LOGITS_TOLERANCE` times
+            the largest of them.
+    """
+    length = min(128, model.config.max_position_embeddings)
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(model.config.vocab_size, (2, length), generator=generator)
+    expected = reference(input_ids)
+    scale = expected.abs().max().item()
+    difference = (model_logits(model, input_ids) - expected).abs().max().item()
+    if not torch.isfinite(expected).all():
+        raise ConversionError("The checkpoint's logits are not finite: it holds NaN or too large numbers")
+    if not difference <= LOGITS_TOLERANCE * scale:
+        raise ConversionError(
+            f"The model's logits differ from the checkpoint's by up to {difference:.2e}, with logits of up to "
+            f"{scale:.2e}: rounding explains {LOGITS_TOLERANCE * scale:.2e}. Nothing was written; the checkpoint is of "
+            "another architecture than its format's, or the conversion is wrong"
+        )
+    return difference
+
+
+def tensor_of(state_dict: dict[str, torch.Tensor], name: str) -> torch.Tensor | None:
+    """The tensor in fp32; `None` where the source has none (a missing bias)."""
+    return state_dict[name].float() if name in state_dict else None
+
+
+def linear(state_dict: dict[str, torch.Tensor], name: str, features: torch.Tensor) -> torch.Tensor:
+    """`name.weight` of shape `(out_features, in_features)`, and `name.bias` where there is one."""
+    return F.linear(features, tensor_of(state_dict, f"{name}.weight"), tensor_of(state_dict, f"{name}.bias"))
+
+
+def layer_norm(state_dict: dict[str, torch.Tensor], scale: str, shift: str, features: torch.Tensor) -> torch.Tensor:
+    """LayerNorm over the last dimension, by the names of its two vectors; the shift may be missing."""
+    return F.layer_norm(
+        features, features.shape[-1:], tensor_of(state_dict, scale), tensor_of(state_dict, shift), eps=1e-5
+    )
+
+
+def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Every position's mixture of the values up to its own, head by head; all of shape `(batch, length, width)`."""
+    length = query.shape[1]
+    future = torch.ones(length, length, dtype=torch.bool).triu(diagonal=1)
+    query, key, value = (
+        features.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (batch, heads, length, head size)
+        for features in (query, key, value)
+    )
+    scores = query @ key.mT / key.shape[-1] ** 0.5  # (batch, heads, length, length)
+    weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+    return (weights @ value).transpose(1, 2).flatten(2)
