@@ -148,15 +148,9 @@ class GPTScratchAttention(nn.Module):
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        dropout = self.attention_dropout if self.training else 0.0
         mixed, weights = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )  # (B, T, H, D)
         return self.o_proj(mixed.reshape(*input_shape, -1)), weights  # (B, T, C)
 
@@ -226,9 +220,7 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
-        self.layers = nn.ModuleList(
-            [GPTScratchDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
-        )
+        self.layers = nn.ModuleList([GPTScratchDecoderLayer(config, idx) for idx in range(config.num_hidden_layers)])
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
@@ -269,24 +261,12 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)  # (B, T, C)
 
-        query_length = inputs_embeds.shape[1]
-        past_length = 0 if cache is None else cache.get_seq_length()
-        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            position_ids = self._positions_of_tokens(attention_mask, query_length, past_length)  # (B, T)
-        self._check_lengths(query_length, past_length, position_ids, cache)
-
-        # Before the new cache is made: packed documents are recognised only where there is none, and a cache that is
-        # still empty does not change the mask. Before default positions are, which need not be searched for restarts.
         kwargs.setdefault(CACHE_NAME, cache)
-        causal_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            **{CACHE_NAME: kwargs[CACHE_NAME]},
-        )  # (B, 1, T, S), or None where the attention function needs none
-        if position_ids is None:
-            position_ids = (torch.arange(query_length, device=inputs_embeds.device) + past_length)[None]  # (1, T)
+        causal_mask, position_ids = self._mask_and_positions(
+            inputs_embeds, attention_mask, position_ids, kwargs[CACHE_NAME]
+        )
+        # After the mask: packed documents are recognised only where there is no cache, and an empty one would change
+        # nothing else.
         if use_cache and cache is None:
             kwargs[CACHE_NAME] = cache = DynamicCache(config=self.config)
 
@@ -294,43 +274,57 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
         hidden_states = self.embedding_dropout(hidden_states)
         for layer in self.layers:
             hidden_states = layer(
-                hidden_states,
-                attention_mask=causal_mask,
-                position_ids=position_ids,
-                use_cache=use_cache,
-                **kwargs,
+                hidden_states, attention_mask=causal_mask, position_ids=position_ids, use_cache=use_cache, **kwargs
             )
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states), **{CACHE_NAME: cache if use_cache else None}
         )
 
-    def _positions_of_tokens(
-        self, attention_mask: torch.Tensor, query_length: int, past_length: int | torch.Tensor
-    ) -> torch.LongTensor:
-        """Positions of the new tokens, of shape `(batch_size, query_length)`.
-
-        Padding takes none, so a padded row gives the logits of the row alone.
-        """
-        if isinstance(past_length, int) and attention_mask.shape[1] < past_length + query_length:
-            raise ValueError(
-                f"attention_mask has {attention_mask.shape[1]} columns, but there are {past_length} past and "
-                f"{query_length} new tokens: it must cover both"
-            )
-        # The new tokens need not be the last columns: a mask may be as long as a static cache.
-        columns = torch.arange(query_length, device=attention_mask.device) + past_length  # (T,)
-        return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, columns]  # (B, T)
+    def _mask_and_positions(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.LongTensor | None,
+        cache: Any,
+    ) -> tuple[torch.Tensor | None, torch.LongTensor]:
+        """The mask of the new tokens and their positions."""
+        query_length = inputs_embeds.shape[1]
+        # Not a cache in continuous batching, which passes a thing of its own.
+        past_length = cache.get_seq_length() if isinstance(cache, Cache) else 0
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            if isinstance(past_length, int) and attention_mask.shape[1] < past_length + query_length:
+                raise ValueError(
+                    f"attention_mask has {attention_mask.shape[1]} columns, but there are {past_length} past and "
+                    f"{query_length} new tokens: it must cover both"
+                )
+            # The new tokens need not be the last columns: a mask may be as long as a static cache.
+            columns = torch.arange(query_length, device=attention_mask.device) + past_length  # (T,)
+            # Padding takes no positions, so a padded row gives the logits of the row alone.
+            position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, columns]  # (B, T)
+        self._check_lengths(query_length, past_length, position_ids, cache)
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            **{CACHE_NAME: cache},
+        )  # (B, 1, T, S), or None where the attention function needs none
+        # After the mask: positions that nobody gave need not be searched for restarts.
+        if position_ids is None:
+            position_ids = (torch.arange(query_length, device=inputs_embeds.device) + past_length)[None]  # (1, T)
+        return causal_mask, position_ids
 
     def _check_lengths(
         self,
         query_length: int,
         past_length: int | torch.Tensor,
         position_ids: torch.LongTensor | None,
-        cache: Cache | None,
+        cache: Any,
     ) -> None:
         """Says what is too long before the position embedding fails with an IndexError or a CUDA assert."""
         limit = self.config.max_position_embeddings
         # Of its first layer: a cache may not have made any yet, and -1 stands for no maximum.
-        if cache is not None and cache.get_max_length(0) > limit:
+        if isinstance(cache, Cache) and cache.get_max_length(0) > limit:
             raise ValueError(
                 f"The cache holds up to {cache.get_max_length(0)} tokens, but max_position_embeddings is "
                 f"{limit}: make the cache shorter"
@@ -352,7 +346,22 @@ class GPTScratchModel(GPTScratchPreTrainedModel):
 
 
 class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
-    """The language model: the decoder and a linear head that scores the next token."""
+    """The language model: the decoder and a linear head that scores the next token.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
+
+    >>> config = GPTScratchConfig(vocab_size=512, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+    >>> model = GPTScratchForCausalLM(config).eval()
+    >>> input_ids = torch.tensor([[11, 22, 33]])
+    >>> model(input_ids, labels=input_ids).logits.shape
+    torch.Size([1, 3, 512])
+
+    ```
+    """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -391,24 +400,10 @@ class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
 
         Returns:
             `CausalLMOutputWithPast` with `logits` of shape `(batch_size, sequence_length, vocab_size)`.
-
-        Example:
-
-        ```python
-        >>> import torch
-        >>> from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
-
-        >>> config = GPTScratchConfig(vocab_size=512, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
-        >>> model = GPTScratchForCausalLM(config).eval()
-        >>> input_ids = torch.tensor([[11, 22, 33]])
-        >>> model(input_ids, labels=input_ids).logits.shape
-        torch.Size([1, 3, 512])
-
-        ```"""
-        shift_labels = kwargs.pop("shift_labels", None)
-        if shift_labels is not None:
-            shift_labels = shift_labels.contiguous()  # the library's loss takes a view
-        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        """
+        targets = {"labels": labels} | {name: kwargs.pop(name, None) for name in ("shift_labels", "num_items_in_batch")}
+        if targets["shift_labels"] is not None:
+            targets["shift_labels"] = targets["shift_labels"].contiguous()  # the library's loss takes a view
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -420,25 +415,18 @@ class GPTScratchForCausalLM(GPTScratchPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state  # (B, T, C)
-        wants_loss = labels is not None or shift_labels is not None
+        wants_loss = labels is not None or targets["shift_labels"] is not None
         if skip_logits and not wants_loss:
             raise ValueError("skip_logits=True leaves only the loss, which needs labels or shift_labels")
         logits, loss = None, None
         if skip_logits and "ignore_index" not in kwargs and can_be_taken_apart(self.lm_head):
-            loss = chunked_causal_lm_loss(hidden_states, self.lm_head.weight, labels, shift_labels, num_items_in_batch)
+            loss = chunked_causal_lm_loss(hidden_states, self.lm_head.weight, **targets)
         else:
             if isinstance(logits_to_keep, int):
                 logits_to_keep = slice(-logits_to_keep, None) if logits_to_keep else slice(None)
             logits = self.lm_head(hidden_states[:, logits_to_keep])  # (B, T, V)
             if wants_loss:
-                loss = self.loss_function(
-                    logits=logits,
-                    labels=labels,
-                    vocab_size=self.config.vocab_size,
-                    num_items_in_batch=num_items_in_batch,
-                    shift_labels=shift_labels,
-                    **kwargs,
-                )
+                loss = self.loss_function(logits=logits, vocab_size=self.config.vocab_size, **targets, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=None if skip_logits else logits,
@@ -505,6 +493,24 @@ class GPTScratchForSequenceClassification(GPTScratchPreTrainedModel):
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state  # (B, T, C)
+        rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
+        last_token = self._last_token(hidden_states, input_ids, attention_mask)
+        logits = self.score(self.dropout(hidden_states[rows, last_token]))  # (B, num_labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutputWithPast(
+            loss=loss,
+            logits=logits,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _last_token(
+        self, hidden_states: torch.Tensor, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+    ) -> torch.LongTensor:
+        """The column of each row's last token, of shape (B,)."""
         batch_size, query_length = hidden_states.shape[:2]
         if attention_mask is not None and attention_mask.ndim == 2:
             is_token = attention_mask[:, -query_length:] != 0  # (B, T)
@@ -520,19 +526,7 @@ class GPTScratchForSequenceClassification(GPTScratchPreTrainedModel):
         if is_token.device.type == "cpu" and not torch.compiler.is_compiling() and not is_token.any(dim=1).all():
             raise ValueError("A row is all padding: take it out, or check attention_mask and config.pad_token_id")
         positions = torch.arange(query_length, device=hidden_states.device)
-        last_token = (positions * is_token.to(positions.device)).argmax(dim=1)  # (B,)
-        rows = torch.arange(batch_size, device=hidden_states.device)
-        logits = self.score(self.dropout(hidden_states[rows, last_token]))  # (B, num_labels)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutputWithPast(
-            loss=loss,
-            logits=logits,
-            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        return (positions * is_token.to(positions.device)).argmax(dim=1)
 
 
 class GPTScratchForTokenClassification(GenericForTokenClassification, GPTScratchPreTrainedModel):
