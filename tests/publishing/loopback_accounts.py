@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.publishing.loopback_server import LoopbackServer, RefusalError, Request, route
+from tests.publishing.loopback_requests import RefusalError, Request
+from tests.publishing.loopback_server import LoopbackServer, route
 
 Right = Literal["read", "write"]
 # The permissions of a scope that are enough for a right.

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.publishing.loopback_server import RefusalError, Reply, Request, byte_range, ranged, route
+from tests.publishing.loopback_requests import RefusalError, Reply, Request, byte_range, ranged
+from tests.publishing.loopback_server import route
 
 SHARD_MAGIC = b"HFRepoMetaData\0"
 RECORD = 48  # bytes of every header and entry in a shard

@@ -25,11 +25,6 @@ COMMITTED = re.compile(r"^committed: ([0-9a-f]{40}); now opening it from there$"
 
 
 @pytest.fixture
-def folder(run):
-    return run / "model"
-
-
-@pytest.fixture
 def token(hub, monkeypatch):
     """Logs alice in. The processes that open the result take what they need from the environment too."""
     token = hub.add_token("alice")
