@@ -9,31 +9,24 @@ sent in one commit, and opened again from there.
 import argparse
 import re
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import get_token, snapshot_download
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub import get_token
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from publishing.client import PublishError
+from publishing.commit import Commit
 from publishing.environments import read_versions
-from publishing.hub import Commit, PublishError, Repository
-from publishing.release import (
-    FIRST_TAG,
-    Release,
-    check_release,
-    describe,
-    open_as_stranger,
-    prepare_release,
-    problems_found,
-    staging_folder,
-)
+from publishing.publish import numbered, publish
+from publishing.release import FIRST_TAG, Release, describe, prepare_release, staging_folder
+from publishing.repository import Repository
+from publishing.verification import check_release
 from training.errors import InputError
-from training.files import sha256_of
 
 REFERENCE = re.compile(r"(?!.*(\.\.|//|\.lock$))\w([\w./+-]*[\w+-])?")
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
-VERIFICATION_ATTEMPTS = 3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -133,32 +126,36 @@ def _run(options: argparse.Namespace) -> int:
             languages=tuple(options.language),
             evaluations=tuple(options.evaluation),
         )
-        opened = check_release(release, repository.token if repository else get_token(), others)
-        versions = [found["versions"] for found in opened]
-        release = describe(release, opened_with=tuple(versions))
+        opened = check_release(release, repository.client.token if repository else get_token(), others)
+        release = describe(release, opened_with=tuple(found["versions"] for found in opened))
         if repository is not None and not (options.tag or options.create_pr):
-            release = _number(release, repository)
-        print(f"it opens with Transformers {', '.join(found['transformers'] for found in versions)}: ", end="")
-        print(f"{release.facts.parameters:,} parameters; it answers {opened[0]['answer']!r}")
-        name = f" as {release.facts.revision}" if release.facts.revision else ""
-        print(f"would be published{name}:" if options.dry_run else f"publishing to {options.repo_id}{name}:")
-        for path, file in release.files.items():
-            print(f"  {file.stat().st_size:>13,} bytes  {path}")
-        if release.left_at_home:
-            print(f"stays here: {', '.join(release.left_at_home)}")
+            release = numbered(release, repository)
+        _show(release, opened, options)
         if repository is not None:
-            publish(release, repository)
+            _report(release, repository, publish(release, repository))
     return 0
 
 
-def _number(release: Release, repository: Repository) -> Release:
-    """The release under the newest of the tags v1, v2, ... where that names the very same, else under the next one."""
-    newest = repository.newest_version()
-    if newest and (tagged := repository.tag(f"v{newest}")):
-        release = describe(release, revision=f"v{newest}")
-        if not repository.differing_files(release.files, tagged):
-            return release
-    return describe(release, revision=f"v{newest + 1}")
+def _show(release: Release, opened: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Says what a release is and holds, before anything is sent."""
+    print(f"it opens with Transformers {', '.join(found['versions']['transformers'] for found in opened)}: ", end="")
+    print(f"{release.facts.parameters:,} parameters; it answers {opened[0]['answer']!r}")
+    name = f" as {release.facts.revision}" if release.facts.revision else ""
+    print(f"would be published{name}:" if options.dry_run else f"publishing to {options.repo_id}{name}:")
+    for path, file in release.files.items():
+        print(f"  {file.stat().st_size:>13,} bytes  {path}")
+    if release.left_at_home:
+        print(f"stays here: {', '.join(release.left_at_home)}")
+
+
+def _report(release: Release, repository: Repository, commit: Commit) -> None:
+    """Says what others have of it now."""
+    if release.facts.revision:
+        print(f"tag: {release.facts.revision}")
+    remote = "" if release.facts.native else ", trust_remote_code=True"
+    print(f"verified: {len(release.files)} files and the logits are those of the model folder")
+    print(f'{release.facts.auto_class}.from_pretrained("{repository.repo_id}", revision="{commit.id}"{remote})')
+    print(commit.pull_request or repository.url)
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -184,91 +181,6 @@ def _check_options(options: argparse.Namespace) -> None:
         raise InputError("--private is for a new repository, and --create-pr needs one that exists: leave one out")
     if options.create_pr and options.revision != "main":
         raise InputError(f"--create-pr goes to main, not to {options.revision}: leave one of the two out")
-
-
-def publish(release: Release, repository: Repository) -> Commit:
-    """Sends a checked release in one commit, opens it from the Hub in a fresh process, and tags it as its card says.
-
-    Raises:
-        InputError: the token may not, the tag is a branch or names something else, or somebody else changed the
-            branch meanwhile.
-        PublishError: the Hub has failed, or holds something else than was sent.
-    """
-    if release.facts.repo_id != repository.repo_id:
-        raise InputError("the release's card is of another repository: prepare it for this one")
-    tag = release.facts.revision
-    repository.create()
-    if tag and repository.is_branch(tag):
-        raise InputError(
-            f"{tag} is a branch of {repository.repo_id}, so no tag can have that name: choose another --tag"
-        )
-    tagged = repository.tag(tag) if tag else None
-    if tagged and repository.differing_files(release.files, tagged):
-        raise InputError(f"the tag {tag} exists and names another release ({tagged}): choose a new name")
-    commit = repository.commit(release.files)
-    for path in commit.deleted:
-        print(f"deleted: {path}")
-    state = "committed" if commit.is_new else "nothing to change: already published"
-    print(f"{state}: {commit.id}; now opening it from there")
-    _verify(release, repository, commit)
-    if tag and not tagged:
-        repository.set_tag(tag, commit.id)
-    if tag:
-        print(f"tag: {tag}")
-    remote = "" if release.facts.native else ", trust_remote_code=True"
-    print(f"verified: {len(release.files)} files and the logits are those of the model folder")
-    print(f'{release.facts.auto_class}.from_pretrained("{repository.repo_id}", revision="{commit.id}"{remote})')
-    print(commit.pull_request or f"{repository.api.endpoint}/{repository.repo_id}")
-    return commit
-
-
-def _verify(release: Release, repository: Repository, commit: Commit) -> None:
-    """Compares what the Hub holds, and what it serves, with what was sent.
-
-    Raises:
-        PublishError: it is something else, or does not open.
-    """
-    place = f"commit {commit.id} of {repository.repo_id}"
-    problems = [f"{path} is not what was sent" for path in repository.differing_files(release.files, commit.id)]
-    sha256 = {path: sha256_of(file) for path, file in release.files.items()}
-    is_private = repository.is_private()
-
-    def download(cache: Path) -> None:
-        # The process that runs the model's code has no token, so it could not see a private repository.
-        snapshot_download(
-            repository.repo_id,
-            revision=commit.id,
-            cache_dir=cache,
-            endpoint=repository.api.endpoint,
-            token=repository.token,
-        )
-
-    for attempt in range(VERIFICATION_ATTEMPTS):
-        if problems:
-            break
-        try:
-            found = open_as_stranger(
-                release,
-                repository.repo_id,
-                revision=commit.id,
-                sha256=sha256,
-                environment={"HF_ENDPOINT": repository.api.endpoint, "HF_HUB_OFFLINE": "1" if is_private else "0"},
-                fill_cache=download if is_private else None,
-            )
-            problems = problems_found(release, found)
-            if not problems:
-                return
-        except (InputError, HTTPError, OSError, RuntimeError) as error:  # perhaps only the way to the Hub
-            if attempt == VERIFICATION_ATTEMPTS - 1:
-                reason = " ".join(str(error).split()).replace(repository.token, "<token>")
-                raise PublishError(
-                    f"{place} is there, but could not be opened from there: {reason}; the same command tries again"
-                ) from None
-            time.sleep(2**attempt)
-    raise PublishError(
-        f"{place} is there, but does not verify: {'; '.join(problems)}. Do not use it; the same command sends what "
-        "differs, and verifies again"
-    )
 
 
 if __name__ == "__main__":

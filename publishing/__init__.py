@@ -1,1 +1,1 @@
-"""Publishing: a model folder becomes a release, is opened as strangers will, and goes to the Hub in one commit."""
+"""From a model folder to a verified repository on the Hub; imports of training only `errors`, `files` and `record`."""

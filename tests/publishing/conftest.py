@@ -3,9 +3,9 @@
 import pytest
 from huggingface_hub import HfApi
 
-import hub_upload
-from publishing import hub as publishing_hub
-from publishing.hub import Repository
+from publishing import client as publishing_client
+from publishing import publish as publishing_publish
+from publishing.repository import Repository
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def client(hub):
 @pytest.fixture
 def without_model(monkeypatch):
     """For tests of what is sent, and how: nothing is waited for, and nothing is opened from there."""
-    monkeypatch.setattr(publishing_hub, "FIRST_WAIT_SECONDS", 0.01)
-    monkeypatch.setattr(hub_upload, "_verify", lambda release, repository, commit: None)
+    monkeypatch.setattr(publishing_client, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(publishing_publish, "verify", lambda release, repository, commit: None)
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-import hub_upload
-from publishing.hub import COMMIT_TITLE
+from publishing import publish as publishing_publish
+from publishing.commit import COMMIT_TITLE
 
 # What publishing with a tag asks of the Hub, over LFS.
 ENDPOINTS = {
@@ -32,7 +32,7 @@ FAULTS = {
 def publish(repository, files, tag=None):
     """What the command does, but for opening the result, which needs a real model."""
     facts = SimpleNamespace(repo_id=repository.repo_id, revision=tag, native=False, auto_class="AutoModel")
-    return hub_upload.publish(SimpleNamespace(files=files, facts=facts), repository)
+    return publishing_publish.publish(SimpleNamespace(files=files, facts=facts), repository)
 
 
 def published(hub, files, revision="main", repo_id="alice/model"):

@@ -7,10 +7,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from configuration.pretraining import PretrainingRecipe
-from hub_upload import describe, prepare_release
 from modeling_gpt_scratch import GPTScratchForCausalLM
 from publishing.confidential import personal_data_in
 from publishing.contents import CODE_FILES
+from publishing.release import describe, prepare_release
 from tests.measurements import LM_EVAL
 from tests.publishing.model_folder import MODEL, edit_json
 from training.errors import InputError

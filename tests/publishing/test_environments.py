@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import hub_upload
-from publishing import environments
-from publishing import release as publishing_release
+from publishing import environments, verification
 from publishing.environments import environment_with, install, read_versions
 from tests.publishing.test_release_checks import GOOD
 from training.errors import InputError
@@ -67,8 +66,8 @@ def strangers(monkeypatch):
             raise InputError(f"--check-with: pip cannot install transformers=={version}: no network")
         yield version
 
-    monkeypatch.setattr(publishing_release, "environment_with", build)
-    monkeypatch.setattr(publishing_release, "open_as_stranger", lambda *_, python, **__: found[python])
+    monkeypatch.setattr(verification, "environment_with", build)
+    monkeypatch.setattr(verification, "open_as_stranger", lambda *_, python, **__: found[python])
     return found
 
 

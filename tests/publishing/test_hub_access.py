@@ -2,7 +2,7 @@
 
 import pytest
 
-from publishing.hub import Repository
+from publishing.repository import Repository
 from tests.publishing.small_release import ENDPOINTS, commits_of, publish, published
 from training.errors import InputError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from publishing.hub import PublishError
+from publishing.client import PublishError
 from tests.publishing.small_release import ENDPOINTS, FAULTS, commits_of, publish, published
 from training.errors import InputError
 
@@ -76,7 +76,7 @@ def test_a_request_to_wait_is_obeyed_within_reason(headers, seconds, hub, place,
         publish(place(), files)
     said = []
     repository = place()
-    repository.say = said.append
+    repository.client.say = said.append
     hub.fault(*ENDPOINTS["commit"], status=429, headers=headers)
     publish(repository, files)
     assert [line.endswith(f"once more in {seconds} s") for line in said] == [True]
@@ -131,10 +131,11 @@ def test_a_pull_request_is_opened_once_and_needs_no_right_to_write(fault, hub, p
 PROGRAM = """\
 import sys
 from pathlib import Path
-from publishing.hub import Repository
+from publishing.commit import commit_files
+from publishing.repository import Repository
 repository = Repository("alice/model")
 repository.create()
-print(repository.commit({file.name: file for file in Path(sys.argv[1]).iterdir()}).id)
+print(commit_files(repository, {file.name: file for file in Path(sys.argv[1]).iterdir()}).id)
 """
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import hub_upload
 from modeling_gpt_scratch import GPTScratchForSequenceClassification
-from publishing import hub as publishing_hub
+from publishing import client as publishing_client
+from publishing import publish as publishing_publish
 from tests.measurements import LM_EVAL, OPENED
 from tests.publishing.loopback_hub import LoopbackHub
 from tests.strangers import run_program
@@ -28,7 +29,7 @@ COMMITTED = re.compile(r"^committed: ([0-9a-f]{40}); now opening it from there$"
 def token(hub, monkeypatch):
     """Logs alice in. The processes that open the result take what they need from the environment too."""
     token = hub.add_token("alice")
-    monkeypatch.setattr(publishing_hub, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(publishing_client, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_TOKEN", token)
     return token
@@ -92,7 +93,7 @@ def without_checks(monkeypatch):
 @pytest.fixture
 def without_opening(without_checks, monkeypatch):
     """For tests of what is sent; test_hub_faults.py and others below open it from there."""
-    monkeypatch.setattr(hub_upload, "_verify", lambda release, repository, commit: None)
+    monkeypatch.setattr(publishing_publish, "verify", lambda release, repository, commit: None)
 
 
 def test_published_again_after_more_training_it_is_the_next_version(run, hub, token, without_opening, capsys):

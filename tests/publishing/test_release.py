@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 import hub_upload
-from hub_upload import check_release, prepare_release
 from modeling_gpt_scratch import GPTScratchForTokenClassification
 from publishing.contents import CODE_FILES
-from publishing.release import staging_folder
+from publishing.release import prepare_release, staging_folder
 from publishing.source import read_config
+from publishing.verification import check_release
 from tests.measurements import OPENED
 from tests.publishing.model_folder import MODEL, RECORD, edit_json
 

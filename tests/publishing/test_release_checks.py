@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from hub_upload import check_release, prepare_release
-from publishing import release as publishing_release
-from publishing import stranger
+import modeling_gpt_scratch
+from publishing import stranger, verification
 from publishing.record import RunRecord
-from publishing.release import open_as_stranger, problems_found
+from publishing.release import prepare_release
+from publishing.verification import check_release, open_as_stranger, problems_found
 from training.errors import InputError
 
 # What a fresh process reports of a good release.
@@ -126,7 +126,7 @@ def release(finished_run, tmp_path):
 
 
 def test_every_check_is_made_and_all_problems_are_told_together(release, monkeypatch):
-    monkeypatch.setattr(publishing_release, "open_as_stranger", lambda *_, **__: GOOD | {"missing": ["a"]})
+    monkeypatch.setattr(verification, "open_as_stranger", lambda *_, **__: GOOD | {"missing": ["a"]})
     release.facts.record.recipe["run_name"] = "/srv/books"
     (release.folder / "recipe.yaml").write_text(f"note: hf_{'a1' * 20}")
     (release.folder / "README.md").write_text("---\nlicense: mit\n---\nTODO\n")
@@ -156,20 +156,12 @@ def test_a_release_with_the_least_visible_mistake_is_refused(tiny_model, tokeniz
         check_release(release)
 
 
-PROGRAM = """
-try:
-    import modeling_gpt_scratch
-except ModuleNotFoundError:
-    raise ValueError("found") from None
-"""
-
-
 def test_libraries_come_through_pythonpath_and_this_project_does_not(release, tmp_path, monkeypatch):
     program = (
         "try:\n    import modeling_gpt_scratch\nexcept ModuleNotFoundError:\n    raise ValueError('found') from None"
     )
     (tmp_path / "torch.py").write_text(program)
-    root = publishing_release.modeling_gpt_scratch.__path__[0].rpartition("/")[0]
+    root = modeling_gpt_scratch.__path__[0].rpartition("/")[0]
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
     with pytest.raises(InputError, match=r"ValueError: found$"):
         open_as_stranger(release, str(release.folder), environment={})
@@ -182,7 +174,7 @@ def test_padding_is_noticed_by_models_that_do_not_honour_it(task, tiny_model):
     network_class = GPT2LMHeadModel if task == "text-generation" else GPT2ForSequenceClassification
     deaf = network_class(GPT2Config(**sizes, initializer_range=0.5)).eval()
     if task == "text-generation":
-        assert stranger.padding_difference(tiny_model(), input_ids, task) < publishing_release.PADDING_TOLERANCE
+        assert stranger.padding_difference(tiny_model(), input_ids, task) < verification.PADDING_TOLERANCE
         forward = deaf.forward
         deaf.forward = lambda *arguments, attention_mask=None, **options: forward(*arguments, **options)
     assert stranger.padding_difference(deaf, input_ids, task) > 0.01
