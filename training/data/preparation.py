@@ -3,9 +3,9 @@
 import argparse
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..processes import on_every_process, on_first_process
 from . import writing
 from .corpus import SPLITS, Corpus, Position, Split, Stretch, Survey, plan_split, split_documents, survey
 from .duplicates import KEY_BYTES, SeenDocuments
-from .encoding import BatchEncoder, EncodingProcesses
+from .encoding import BatchEncoder, encode_in_order, usable_cores
 from .made_from import Signatures, find_in_place_of, find_made_from, remember_made_from, settings_sha256
 from .overlap import describe_overlap, measure_overlap
 from .shards import FORMAT, MANIFEST, TokenShards, TokenVector, data_record
@@ -215,11 +215,6 @@ def _check_parts(parts: dict[str, Any], window: int) -> None:
             raise InputError(f"the {part} part of the corpus is empty: use more text or other split_fractions")
 
 
-def _usable_cores() -> int:
-    """Cores that this process may run on; all there are where the system does not say, as macOS does not."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class _Preparation:
     """One corpus on its way into a work folder."""
 
@@ -349,12 +344,10 @@ class _Preparation:
         end = start
         saved_at = time.monotonic()
         total = self.found.characters if self.found else None
-        processes = self.run.tokenize_processes or _usable_cores()
-        if total is not None:
-            processes = min(processes, 1 + (total - start.characters) // BATCH_CHARACTERS)
+        threads = self.run.tokenize_processes or usable_cores()
         bar = {"total": total, "initial": start.characters, "desc": "tokenizing", "unit": "char", "unit_scale": True}
-        with EncodingProcesses(encode, processes) as pool, tqdm(**bar) as progress:
-            for encoded, position in pool.encode_in_order(self._batches(seen, start)):
+        with closing(encode_in_order(encode, self._batches(seen, start), threads)) as stream, tqdm(**bar) as progress:
+            for encoded, position in stream:
                 shards = sum(len(writer.shards) for writer in writers.values())
                 for part, found in encoded.items():
                     writers[part].add(found.ids, found.utf8_bytes, found.documents)

@@ -1,4 +1,4 @@
-"""Preparing data: the same bytes however many processes take part and however often they are killed."""
+"""Preparing data: the same bytes however many threads take part and however often they are killed."""
 
 import fcntl
 import json
@@ -17,10 +17,8 @@ import pytest
 from configuration.data import DataConfig
 from training.data import duplicates, preparation, writing
 from training.data.duplicates import SeenDocuments
-from training.data.encoding import BatchEncoder, EncodingProcesses
 from training.data.preparation import prepare_shards
 from training.data.shards import TokenShards
-from training.data.tokenizer import encoder
 from training.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -74,17 +72,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("split", ["hash", "contiguous"])
-def test_the_bytes_do_not_depend_on_the_number_of_processes(split, run_config, small):
+def test_the_bytes_do_not_depend_on_the_number_of_threads(split, run_config, small):
     whole = prepare(run_config("one", split=split)).folder
     assert len(list(whole.glob("train-*"))) > 5
-    for processes in (2, 3):
-        other = prepare(run_config(f"{processes}", split=split, tokenize_processes=processes)).folder
+    for threads in (2, 3):
+        other = prepare(run_config(f"{threads}", split=split, tokenize_processes=threads)).folder
         assert contents(other) == contents(whole)
-
-
-def test_cores_are_counted_where_the_system_does_not_say_which_are_ours(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert preparation._usable_cores() == os.cpu_count()
 
 
 @pytest.mark.parametrize("fields", [{"deduplicate": True}, {"split": "contiguous"}, {"tokenizer": "train"}], ids=str)
@@ -154,14 +147,9 @@ def test_the_same_command_goes_on_after_sigkill_and_gives_the_same_bytes(run_con
         target = done + moments.randrange(1, 3)
         while process.poll() is None and _progress(tmp_path / "data") < target:
             time.sleep(0.002)
-        children = _children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
-        deadline = time.monotonic() + 20
-        while any(Path(f"/proc/{child}").exists() for child in children):
-            assert time.monotonic() < deadline, "an encoding process outlived the one that started it"
-            time.sleep(0.01)
     assert killed >= 2
     last = start(tmp_path / "data")
     said = last.communicate(timeout=120)[0]
@@ -176,11 +164,6 @@ def _progress(data: Path) -> int:
         saved = json.loads(state.read_text())
         return 1 + sum(len(part["shards"]) for part in saved["parts"].values())
     return 0
-
-
-def _children(process_id: int) -> list[str]:
-    found = Path(f"/proc/{process_id}/task/{process_id}/children")
-    return found.read_text().split() if found.exists() else []
 
 
 def prepare_until_the_disk_is_full(run: DataConfig) -> Path:
@@ -265,26 +248,6 @@ def test_seen_documents_are_those_of_a_set(monkeypatch):
             seen = SeenDocuments(keys)
         assert len(seen) == len(expected)
     assert len(keys) // 8 + len(seen.new_keys()) // 8 == len(expected)
-
-
-def test_an_encoding_process_that_is_killed_is_reported(tokenizer):
-    encode = BatchEncoder(encoder(tokenizer), "uint16", 0)
-    batch = [("train", "a lamp in the dark", True)]
-    with EncodingProcesses(encode, 2) as pool:
-        ((encoded, tag),) = pool.encode_in_order([(batch, "tag")])
-        assert (encoded["train"].ids.tolist(), tag) == (encode(batch)["train"].ids.tolist(), "tag")
-        for process in pool._processes:
-            process.kill()
-        with pytest.raises(ChildProcessError, match="the same command goes on"):
-            list(pool.encode_in_order([(batch, 0)] * 3))
-
-
-def test_special_tokens_in_text_are_text_in_every_process(tokenizer):
-    encode = BatchEncoder(encoder(tokenizer), "uint16", 0)
-    with EncodingProcesses(encode, 2) as pool:
-        ((encoded, _),) = pool.encode_in_order([([("train", "<|endoftext|>", True)], None)])
-    assert encoded["train"].ids.tolist().count(0) == 1
-    assert encoded["train"].ids[-1] == 0
 
 
 def test_unusable_input_leaves_no_work_folder(run_config, texts, tmp_path):
