@@ -33,7 +33,7 @@ def read_recipe(run: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{run / RECIPE} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(recipe, dict):
-        raise InputError(f"{run / RECIPE} is damaged: it holds no settings")
+        raise InputError(f"{run / RECIPE} cannot be read: it holds no settings")
     return recipe
 
 
@@ -48,7 +48,7 @@ def read_record(run: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{run / RECORD} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(record, dict) or "data" not in record:
-        raise InputError(f"{run / RECORD} is damaged: it holds no record of a run")
+        raise InputError(f"{run / RECORD} cannot be read: it holds no record of a run")
     return record
 
 

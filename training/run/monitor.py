@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 # What a training line holds of what the Trainer logs.
 TRAINING_FIGURES = (
     *("loss", "loss_min", "loss_max", "grad_norm", "grad_norm_max", "clipped"),
-    *("learning_rate", "skipped_steps", "tokens_per_second", "examples_per_second", "mfu"),
+    *("learning_rate", "skipped_steps", "tokens_per_second", "mfu"),
 )
 
 
@@ -77,7 +77,8 @@ class RunMonitor(TrainerCallback):
         if "loss" in logs:
             if not math.isfinite(logs["loss"]):  # though the gradients are
                 raise FloatingPointError(f"training broke down by step {state.global_step}: the loss is {logs['loss']}")
-            line |= {name: logs[name] for name in TRAINING_FIGURES if name in logs}
+            names = (*TRAINING_FIGURES, f"{self.speed.unit}_per_second")
+            line |= {name: logs[name] for name in names if name in logs}
             self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
         elif "eval_loss" in logs:
             line |= {name: value for name, value in logs.items() if name.startswith("eval_")}

@@ -44,7 +44,7 @@ def run_config(texts, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
 
     def build(**fields) -> DataConfig:
-        values = {"model": "demo", "corpus": str(texts), "tokens_per_step": 1, "tokenize_processes": 1}
+        values = {"corpus": str(texts), "tokenize_processes": 1}
         return DataConfig(
             **values | {"tokenizer": str(tmp_path / "tokenizer"), "data_dir": str(tmp_path / "data")} | fields
         )
@@ -399,7 +399,7 @@ survey = preparation.survey
 preparation.survey = survey if rank == 0 else None  # the second one must not read the text
 
 def attempt(say=lambda line: None, **fields):
-    run = DataConfig(tokens_per_step=1, tokenize_processes=1, **{"corpus": str(place / "texts"), **fields})
+    run = DataConfig(tokenize_processes=1, **{"corpus": str(place / "texts"), **fields})
     try:
         prepared = prepare_shards(run, 300, window=8, say=say)
         return f"{prepared.folder} {len(prepared.tokens('train'))}"

@@ -55,7 +55,7 @@ def run_config(texts, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
 
     def build(data: str, **fields) -> DataConfig:
-        values = {"model": "demo", "corpus": str(texts), "tokens_per_step": 1, "tokenize_processes": 1}
+        values = {"corpus": str(texts), "tokenize_processes": 1}
         return DataConfig(
             **values | {"tokenizer": str(tmp_path / "tokenizer"), "data_dir": str(tmp_path / data)} | fields
         )

@@ -25,7 +25,7 @@ def run_config(tmp_path):
         folder.mkdir(exist_ok=True)
         for number in range(documents):
             (folder / f"{number:03}.txt").write_text(f"Text {number}: één line, <|endoftext|> and a half.\n" * 3)
-        values = {"model": "demo", "corpus": str(folder), "tokens_per_step": 1, "data_dir": str(tmp_path / "data")}
+        values = {"corpus": str(folder), "data_dir": str(tmp_path / "data")}
         return DataConfig(**values | fields)
 
     return build

@@ -12,7 +12,6 @@ from training.__main__ import main
 from training.record import read_metrics
 from training.run.checkpoints import OPTIMIZER
 from training.run.folder import RunFolder
-from training.run.monitor import RunMonitor
 from training.run.speed import Speed
 
 
@@ -105,7 +104,7 @@ def test_tokens_are_counted_by_the_step_whose_size_may_change(finished, run):
 
 
 def test_speed_is_that_of_what_was_trained_here(finished, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(RunMonitor, "elapsed_seconds", property(lambda self: 10.0))
+    monkeypatch.setattr(Speed, "elapsed_seconds", property(lambda self: 10.0))
     monkeypatch.setattr(Speed, "since_last_line", lambda self, step: {})
     start = ["--resume", str(run / "checkpoint-2")]
     assert main([*finished(tmp_path / "fresh"), *start]) == 0

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers.trainer_callback import CallbackHandler
 
 from benchmarks import faults
 from tests.training.run.disturbances import HAS_FORK
@@ -59,16 +60,16 @@ def test_a_signal_to_one_process_saves_the_step_and_ends_all(number, processes, 
 def test_a_stop_during_an_evaluation_is_made_up_for(evaluation, argv, tmp_path, monkeypatch, capsys):
     command = argv(per_device_eval_batch_size=1)
     expected = calm_ending(command, tmp_path)
-    predicted = []
+    predicted, on_prediction_step = [], CallbackHandler.on_prediction_step
 
     def interrupt(handler, *rest):
         predicted.append(1)
         if len(predicted) == 3 + 9 * (evaluation - 1):
             os.kill(os.getpid(), signal.SIGTERM)
-        return rest[-1]
+        return on_prediction_step(handler, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr("transformers.trainer_callback.CallbackHandler.on_prediction_step", interrupt)
+        patch.setattr(CallbackHandler, "on_prediction_step", interrupt)
         assert main(command) == 143
     assert "the same command goes on from checkpoint-" in capsys.readouterr().err
     assert main(command) == 0
