@@ -81,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base-model", metavar="OWNER/NAME", help="the model that this one was tuned from")
     parser.add_argument(
         "--license",
-        help="of the weights, as the Hub writes it (default: apache-2.0 for what was trained here, else unknown)",
+        help="of the weights, as the Hub writes it (default: apache-2.0 for what was trained here from scratch, else "
+        "unknown)",
     )
     parser.add_argument(
         "--language",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -12,6 +13,7 @@ from transformers import PreTrainedConfig
 from modeling_gpt_scratch.conversion import fits_gpt2
 from training.errors import InputError
 
+from .contents import LOSS_CHART
 from .record import RunRecord, describe_corpus
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -77,18 +79,16 @@ def write_card(facts: CardFacts, own_card: Path | None) -> str:
         for name, value in missing.items():
             card.data[name] = value
         return str(card)
-    sizes = _sizes(facts)
-    training = _training(facts.record) if facts.record else []
     return str(
         ModelCard.from_template(
             metadata,
             template_path=str(TEMPLATE),
             facts=facts,
             name=facts.repo_id.split("/")[1],
-            sizes=sizes,
-            training=training,
-            corpus=describe_corpus(facts.record) if facts.record else None,
-            charted=bool(facts.record) and any(file.name == "loss.png" for file in facts.record.files),
+            origin=_origin(facts),
+            sizes=_sizes(facts),
+            training=_training(facts.record) if facts.record else {},
+            charted=bool(facts.record) and any(file.name == LOSS_CHART for file in facts.record.files),
             convertible=facts.pipeline_tag == "text-generation" and not facts.native and fits_gpt2(facts.config),
         )
     )
@@ -156,36 +156,75 @@ def _sizes(facts: CardFacts) -> dict[str, str]:
     }
 
 
+def _origin(facts: CardFacts) -> str:
+    """How the model came to be, in words that follow its name and a comma."""
+    record = facts.record
+    base = f"[{facts.base_model}](https://huggingface.co/{facts.base_model})" if facts.base_model else None
+    if record is None or record.is_from_scratch:
+        if base:
+            return f"tuned from {base}"
+        return f"trained from scratch on {describe_corpus(record)}" if record else "whose training is not recorded here"
+    text = f" on {describe_corpus(record)}" if record.corpus else ""
+    parent = f", beginning with {base or 'other weights'} (see [Training](#training))" if base or record.parent else ""
+    return f"trained by gpt-scratch's `{record.program}`{text}{parent}"
+
+
 def _training(record: RunRecord) -> dict[str, str]:
+    """Title -> what the record and the recipe say; programs differ in what they have to say."""
     recipe, run, result = record.recipe, record.run, record.run["result"]
-    size = [f"{record.corpus[unit]:,} {unit}" for unit in ("documents", "characters") if record.corpus.get(unit)]
-    shares = f"{result['tokens'] / result['parameters']:.1f} for each parameter"
-    optimizer = f"{recipe['optim']}, learning rate {recipe['learning_rate']:g}"
-    if recipe["muon_learning_rate"]:
-        optimizer = f"Muon at {recipe['muon_learning_rate']:g} for the blocks' matrices; the rest by {optimizer}"
     starts = run.get("starts") or [run]  # a run may go on elsewhere, or with other versions
+    shares = result | {"share": result["tokens"] / result["parameters"]} if "tokens" in result else result
+    clipping = (
+        "no clipping" if recipe.get("max_grad_norm", "") in (0, None) else "gradients clipped at {max_grad_norm:g}"
+    )
+    optimizer = "{optim}, learning rate {learning_rate:g}; weight decay {weight_decay:g}, " + clipping
+    if recipe.get("muon_learning_rate"):
+        optimizer = "Muon at {muon_learning_rate:g} for the blocks' matrices; the rest by " + optimizer
+    warmup = "of the run" if 0 < (recipe.get("warmup_steps") or 0) < 1 else "steps"
+    initial = {f"initial_{name}": value for name, value in result.get("initial", {}).items()}
     rows = {
-        "Text": ", ".join([describe_corpus(record), *size]),
-        "Text's sha256": f"`{record.corpus['sha256']}`",
-        "Tokens seen": f"{result['tokens']:,} ({shares})",
-        "Steps": f"{result['steps']:,} of {recipe['tokens_per_step']:,} tokens",
-        "Optimizer": f"{optimizer}; weight decay {recipe['weight_decay']:g}, "
-        + (f"gradients clipped at {recipe['max_grad_norm']:g}" if recipe["max_grad_norm"] else "no clipping"),
-        "Schedule": f"{recipe['schedule']}, warm-up {recipe['warmup_steps']:g} "
-        + ("of the run" if 0 < recipe["warmup_steps"] < 1 else "steps"),
-        "Precision": recipe["precision"],
+        **({} if record.is_from_scratch else _descent(record)),
+        **_data(record),
+        "Tokens seen": _told("{tokens:,} ({share:.1f} for each parameter)", shares),
+        "Steps": _told("{steps:,} of {tokens_per_step:,} tokens", recipe | result) or _told("{steps:,}", result),
+        "Optimizer": _told(optimizer, recipe),
+        "Schedule": _told("{schedule}, warm-up {warmup_steps:g} " + warmup, recipe),
+        "Precision": _told("{precision}", recipe),
         "Hardware": _distinct("{device}, {count} {unit} ({system})".format_map(start["hardware"]) for start in starts),
-        "Time": f"{_duration(result['seconds'])}, {result['tokens_per_second']:,.0f} tokens a second",
+        "Time": ", ".join(
+            filter(None, (_duration(result["seconds"]), _told("{tokens_per_second:,.0f} tokens a second", result)))
+        ),
         "Versions": _distinct(
             ", ".join(f"{name} {version}" for name, version in start["versions"].items()) for start in starts
         ),
         "Trained by commit": _distinct(
             f"`{start['git_commit']}` of gpt-scratch" if start.get("git_commit") else "not recorded" for start in starts
         ),
+        "Validation loss": _told("{initial_eval_loss:.4f} at first, {eval_loss:.4f} at the end", result | initial),
     }
-    if "initial" in result and "eval_loss" in result["initial"]:
-        rows["Validation loss"] = f"{result['initial']['eval_loss']:.4f} at first, {result['eval_loss']:.4f} at the end"
-    return rows
+    return {title: value for title, value in rows.items() if value}
+
+
+def _told(sentence: str, known: dict[str, Any]) -> str:
+    """The sentence with its values; nothing where one of them is not known."""
+    try:
+        return sentence.format_map({name: value for name, value in known.items() if value is not None})
+    except KeyError:
+        return ""
+
+
+def _descent(record: RunRecord) -> dict[str, str]:
+    weights = ", ".join(f"`{file}` with the sha256 `{sha256}`" for file, sha256 in record.parent.items())
+    return {"Program": f"`{record.program}`", "Began with": weights}
+
+
+def _data(record: RunRecord) -> dict[str, str]:
+    """The corpus; or what a program has recorded instead, where one value says it."""
+    if not record.corpus:
+        known = {name: value for name, value in record.run["data"].items() if isinstance(value, str | int | float)}
+        return {"Data": ", ".join(f"{name} {value}" for name, value in known.items())}
+    size = [f"{record.corpus[unit]:,} {unit}" for unit in ("documents", "characters") if record.corpus.get(unit)]
+    return {"Text": ", ".join([describe_corpus(record), *size]), "Text's sha256": f"`{record.corpus['sha256']}`"}
 
 
 def _distinct(descriptions: Iterable[str]) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from training.record import RECIPE, RECORD
+
 from .record import RunRecord
 
 # What a secret begins with and how long it is, as those who hand them out describe it. Where it has no form of its own,
@@ -76,7 +78,7 @@ def personal_data_in(record: RunRecord, owner: str) -> list[str]:
     """
     return [
         f"{file}: {key} holds {what}: change it in the run folder"
-        for file, values in (("recipe.yaml", record.recipe), ("run.json", record.run))
+        for file, values in ((RECIPE, record.recipe), (RECORD, record.run))
         for key, value in _strings(values)
         for what in _personal(value, owner)
     ]

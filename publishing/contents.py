@@ -10,6 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from training.record import METRICS, RECIPE, RECORD
+
+LOSS_CHART = "loss.png"
+
 
 def code_files(file: Path) -> tuple[str, ...]:
     """The names of a module and of those that it imports with a single dot: what `save_pretrained` copies."""
@@ -87,7 +91,7 @@ PARTS = (
         ("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
         "model",
     ),
-    Part("record of the run", ("recipe.yaml", "run.json", "metrics.jsonl", "loss.png"), "run"),
+    Part("record of the run", (RECIPE, RECORD, METRICS, LOSS_CHART), "run"),
     Part("results of `--evaluation`, in the Hub's own form", (".eval_results/*.yaml",), "release"),
 )
 

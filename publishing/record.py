@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult
 
 from training.errors import InputError
 from training.files import weights_sha256
+from training.record import MODEL, RECIPE, RECORD, program_of, read_recipe
+from training.record import read_record as read_run
 
 from .contents import parts_in
 
 TASK = re.compile(r"\w[\w.-]*")  # lm-eval's names of tasks, which become names of files
+# Of a language model, in words.
+MEASURES = {"loss": "Loss (nats per token)", "perplexity": "Perplexity", "bits_per_byte": "Bits per byte"}
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The record of a finished pretraining run.
+    """The record of a finished run.
 
     Args:
         recipe: recipe.yaml, every setting resolved.
@@ -33,9 +36,26 @@ class RunRecord:
     files: tuple[Path, ...]
 
     @property
+    def program(self) -> str:
+        """The program whose run it was, such as `pretrain`."""
+        return program_of(self.run)
+
+    @property
+    def parent(self) -> dict[str, str]:
+        """File -> sha256 of the weights that the run began with; empty for random ones."""
+        return self.run.get("parent") or {}
+
+    @property
+    def is_from_scratch(self) -> bool:
+        return self.program == "pretrain" and not self.parent
+
+    @property
     def corpus(self) -> dict[str, Any]:
-        """What the text was, as its preparation has recorded it: the recipe may name no more than the prepared data."""
-        return self.run["data"]["corpus"]
+        """What the text was, as its preparation has recorded it: the recipe may name no more than the prepared data.
+
+        Empty where a program has trained on something else.
+        """
+        return self.run["data"].get("corpus", {})
 
     @property
     def dataset(self) -> str | None:
@@ -55,50 +75,72 @@ def read_record(model: Path) -> RunRecord | None:
         InputError: the record is damaged or not of these weights, or the run is not finished.
     """
     folder = model.resolve().parent
-    if model.resolve().name != "model" or not all((folder / name).is_file() for name in ("recipe.yaml", "run.json")):
+    described = all((folder / name).is_file() for name in (RECIPE, RECORD))
+    if model.resolve().name != MODEL or not described:
         return None
     try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"the run's record beside {model} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(recipe, dict) or not isinstance(run, dict) or "corpus" not in run.get("data", {}):
-        raise InputError(f"the run's record beside {model} is damaged: recipe.yaml or run.json lacks settings or data")
-    if "result" not in run:
-        raise InputError(f"the run of {model} is not finished: run.json beside it has no result")
-    if run["result"].get("model_sha256") != weights_sha256(model):
+        record = RunRecord(read_recipe(folder), read_run(folder), tuple(parts_in(folder, "run")))
+    except InputError as error:
+        raise InputError(f"the run's record beside {model} cannot be read: {error}") from None
+    if not isinstance(record.run["data"], dict) or (record.is_from_scratch and not record.corpus):
+        raise InputError(f"the run's record beside {model} is damaged: {RECORD} does not say what its text was")
+    if "result" not in record.run:
+        raise InputError(f"the run of {model} is not finished: {RECORD} beside it has no result")
+    if record.run["result"].get("model_sha256") != weights_sha256(model):
         raise InputError(
             f"the weights in {model} are not those that the run beside it wrote, so its record says nothing of them: "
             "move the model folder out of the run folder to publish it without a record"
         )
-    return RunRecord(recipe, run, tuple(parts_in(folder, "run")))
+    return record
 
 
-def results_of_run(record: RunRecord) -> list[EvalResult]:
-    """The run's own measurements on text that it has not trained on."""
-    name = f"{describe_corpus(record)}, held-out {{}} part"
+def results_of_run(record: RunRecord, task: str) -> list[EvalResult]:
+    """The run's own measurements on examples that it has not trained on.
+
+    Args:
+        task: of the model on the Hub, such as `text-generation`.
+    """
+    text = describe_corpus(record) or f"data of `{record.program}`"
+    is_language_model = task == "text-generation"
+    measures_of = _language_measures if is_language_model else _measures
     return [
         EvalResult(
-            task_type="text-generation",
-            task_name="Language modelling",
-            dataset_type=record.corpus["corpus"],
-            dataset_name=name.format(part),
+            task_type=task,
+            task_name="Language modelling" if is_language_model else task.replace("-", " ").capitalize(),
+            dataset_type=record.corpus.get("corpus", "unknown"),
+            dataset_name=f"{text}, held-out {part} part",
             dataset_split=part,
             metric_type=metric,
-            metric_name=metric_name,
+            metric_name=MEASURES.get(metric, metric) if is_language_model else metric,
             metric_value=round(value, 4),
         )
         for part, prefix in (("validation", "eval"), ("test", "test"))
-        for metric, metric_name, value in (
-            ("loss", "Loss (nats per token)", record.run["result"][f"{prefix}_loss"]),
-            ("perplexity", "Perplexity", math.exp(record.run["result"][f"{prefix}_loss"])),
-            ("bits_per_byte", "Bits per byte", record.run["result"][f"{prefix}_bits_per_byte"]),
-        )
+        for metric, value in measures_of(record.run["result"], prefix)
     ]
 
 
-def describe_corpus(record: RunRecord) -> str:
-    """The training text, in words."""
+def _language_measures(result: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
+    """What is measured of a language model, as far as a result has it."""
+    loss = result.get(f"{prefix}_loss")
+    perplexity = None if loss is None else math.exp(loss)
+    found = (("loss", loss), ("perplexity", perplexity), ("bits_per_byte", result.get(f"{prefix}_bits_per_byte")))
+    return [(metric, value) for metric, value in found if value is not None]
+
+
+def _measures(result: dict[str, Any], prefix: str) -> list[tuple[str, float]]:
+    """Whatever a result says of the quality on a part of the data; not how much that was, and how long it took."""
+    found = {name.removeprefix(f"{prefix}_"): value for name, value in result.items() if name.startswith(f"{prefix}_")}
+    return [
+        (metric, value)
+        for metric, value in found.items()
+        if isinstance(value, float) and metric != "runtime" and not metric.endswith("_per_second")
+    ]
+
+
+def describe_corpus(record: RunRecord) -> str | None:
+    """The training text, in words; `None` where it was something else."""
+    if not record.corpus:
+        return None
     if record.dataset:
         return f"the dataset {record.dataset}"
     if record.is_stdlib:

@@ -22,7 +22,7 @@ from training.files import sha256_of
 
 from .card import CardFacts, write_card
 from .contents import CODE_FILES, parts_in
-from .record import read_record, results_of_lm_eval, results_of_run
+from .record import RunRecord, read_record, results_of_lm_eval, results_of_run
 from .source import NATIVE_CLASS, TASKS, problems_of_source, read_config
 
 FIRST_TAG = "v1"
@@ -90,8 +90,8 @@ def prepare_release(
         native: publish as the library's own `GPT2LMHeadModel`, without code.
         revision: the tag that the card's snippets pin, if any.
         base_model: the repository of the model that this one was tuned from, for the card.
-        license: of the weights, as the Hub writes it; `None` means apache-2.0 for what this project has trained, and
-            unknown for what comes from elsewhere.
+        license: of the weights, as the Hub writes it; `None` means apache-2.0 for what this project has trained from
+            scratch, and unknown for what came from elsewhere, or began with what did.
         languages: of the text, as ISO 639 codes, `code` or `multilingual`.
         evaluations: files that lm-eval has written.
 
@@ -101,23 +101,11 @@ def prepare_release(
     problems = problems_of_source(model, native)
     if problems:
         raise InputError("\n".join(problems))
-    if any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty, and all that it holds would be published: choose an empty folder")
     record = read_record(model)
     measured = [result for file in evaluations for result in results_of_lm_eval(file)]
-    network, auto_class, pipeline_tag = _open(model)
-    source, taken = network, [file for file in parts_in(model, "model") if not (native and file.name in CODE_FILES)]
-    if native and not isinstance(network, GPT2LMHeadModel):
-        try:
-            network = to_gpt2(network)
-            network.save_pretrained(folder)
-        except ValueError as error:  # a ConversionError, or settings that the library does not save
-            raise InputError(" ".join(str(error).split())) from None
-        taken = [file for file in taken if file.name in TOKENIZER_FILES]
-    for file in (*taken, *(record.files if record else ())):
-        _place(file, folder)
+    source, auto_class, pipeline_tag = _open(model)
+    network = _fill(folder, model, source, record, native)
     _write_benchmark_results(folder, measured)
-
     facts = CardFacts(
         repo_id=repo_id,
         auto_class=auto_class,
@@ -130,24 +118,26 @@ def prepare_release(
         revision=revision,
         base_model=base_model,
         opened_with=(),
-        license=license or ("apache-2.0" if record else "unknown"),
+        license=license or ("apache-2.0" if record and record.is_from_scratch else "unknown"),
         languages=languages,
         record=record,
-        results=(*(results_of_run(record) if record else ()), *measured),
+        results=(*(results_of_run(record, pipeline_tag) if record else ()), *measured),
     )
-    own_card = model / "README.md"
-    left = sorted(path.name for path in model.iterdir() if path != own_card and not (folder / path.name).exists())
-    release = Release(folder, facts, own_card if own_card.is_file() else None, tuple(left), _probe(source))
-    try:
-        return describe(release)
-    except KeyError as error:
-        raise InputError(f"the run's record beside {model} lacks {error}: it cannot be told from it") from None
+    return describe(Release(folder, facts, *_left_out(model, folder), _probe(source)))
 
 
 def describe(release: Release, **changes: Any) -> Release:
-    """Writes the card, after changes to its facts."""
+    """Writes the card, after changes to its facts.
+
+    Raises:
+        InputError: the author's card cannot be read, or the run's record does not say what every run's does.
+    """
     release = replace(release, facts=replace(release.facts, **changes))
-    (release.folder / "README.md").write_text(write_card(release.facts, release.own_card), encoding="utf-8")
+    try:
+        card = write_card(release.facts, release.own_card)
+    except KeyError as error:
+        raise InputError(f"the run's record lacks {error}, so no card can be written from it") from None
+    (release.folder / "README.md").write_text(card, encoding="utf-8")
     return release
 
 
@@ -162,6 +152,32 @@ def _open(model: Path) -> tuple[PreTrainedModel, str, str]:
         return network_class.from_pretrained(model).eval(), auto_class, pipeline_tag
     except Exception as error:  # whatever a damaged folder makes the library raise
         raise InputError(f"{model} does not open: {' '.join(str(error).split())}") from None
+
+
+def _fill(
+    folder: Path, model: Path, source: PreTrainedModel, record: RunRecord | None, native: bool
+) -> PreTrainedModel:
+    """Puts model and record into an empty folder; returns the model as it is published."""
+    if any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty, and all that it holds would be published: choose an empty folder")
+    network, taken = source, [file for file in parts_in(model, "model") if not (native and file.name in CODE_FILES)]
+    if native and not isinstance(source, GPT2LMHeadModel):
+        try:
+            network = to_gpt2(source)
+            network.save_pretrained(folder)
+        except ValueError as error:  # a ConversionError, or settings that the library does not save
+            raise InputError(" ".join(str(error).split())) from None
+        taken = [file for file in taken if file.name in TOKENIZER_FILES]
+    for file in (*taken, *(record.files if record else ())):
+        _place(file, folder)
+    return network
+
+
+def _left_out(model: Path, folder: Path) -> tuple[Path | None, tuple[str, ...]]:
+    """The author's own card, which is no file of the release as it is, and names of what is not published."""
+    own_card = model / "README.md"
+    left = sorted(path.name for path in model.iterdir() if path != own_card and not (folder / path.name).exists())
+    return own_card if own_card.is_file() else None, tuple(left)
 
 
 def _place(file: Path, folder: Path) -> None:

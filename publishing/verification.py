@@ -186,7 +186,8 @@ def _covers(found: dict[str, Any], record: RunRecord | None) -> bool:
     itself may have run out of text before it had as many tokens as it was to have.
     """
     tokens, vocab_size = found["tokens"], found["vocab_size"]
-    if record and record.run["data"].get("tokenizer_sha256") == found["tokenizer_sha256"]:
+    own = record.run["data"].get("tokenizer_sha256") if record else None
+    if own and own == found["tokenizer_sha256"]:
         return tokens <= vocab_size
     multiples = {2**power for power in range(11)}
     if record and record.recipe.get("pad_vocab_to_multiple_of"):

@@ -1,19 +1,22 @@
 """The model card says what is known of a model, and of what is not known that it is not."""
 
 import json
+import shutil
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
 from configuration.pretraining import PretrainingRecipe
-from modeling_gpt_scratch import GPTScratchForCausalLM
+from modeling_gpt_scratch import GPTScratchForCausalLM, GPTScratchForSequenceClassification
+from publishing.card import problems_of_card
 from publishing.confidential import personal_data_in
 from publishing.contents import CODE_FILES
 from publishing.release import describe, prepare_release
 from tests.measurements import LM_EVAL
 from tests.publishing.model_folder import MODEL, edit_json
 from training.errors import InputError
+from training.files import weights_sha256
 
 
 def test_the_card_tells_what_the_record_says(folder, tmp_path):
@@ -142,3 +145,66 @@ def test_a_model_without_a_record_says_so(tiny_model, tokenizer, tmp_path):
     assert "This repository holds no record of how the model was trained" in text
     assert "No measurements are recorded" in text
     assert ModelCard(text).data.license == "unknown"
+
+
+PARENT = {"model.safetensors": "0f" * 32}
+
+
+@pytest.mark.parametrize(
+    ("base_model", "weights"), [(None, "other weights"), ("bob/base", "[bob/base](https://huggingface.co/bob/base)")]
+)
+def test_the_card_of_a_continued_pretraining_names_what_it_began_with(base_model, weights, folder, tmp_path):
+    edit_json(folder.parent / "run.json", program="pretrain", parent=PARENT)
+    (tmp_path / "release").mkdir()
+    release = prepare_release(folder, tmp_path / "release", "alice/lighthouse", base_model=base_model)
+    card = ModelCard.load(release.folder / "README.md")
+    origin = "trained by gpt-scratch's `pretrain` on text that is not published here (`lighthouse`)"
+    assert f"{origin}, beginning with {weights} (see [Training](#training)).\n" in card.text
+    assert (
+        f"| Program | `pretrain` |\n| Began with | `model.safetensors` with the sha256 `{'0f' * 32}` |\n" in card.text
+    )
+    assert "from scratch" not in card.text
+    assert "Unless its author says otherwise, it has not been taught" in card.text
+    assert "| Tokens seen | 1,024 (" in card.text
+    assert (card.data.base_model, card.data.license) == (base_model, "unknown")
+    assert card.data.metrics == ["loss", "perplexity", "bits_per_byte"]
+
+
+@pytest.mark.parametrize("parent", [PARENT, None])
+def test_the_card_of_another_programs_run_tells_what_its_record_has(parent, folder, tmp_path):
+    model = GPTScratchForSequenceClassification.from_pretrained(folder, id2label={0: "calm", 1: "stormy"})
+    run = tmp_path / "weather"
+    model.save_pretrained(run / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, run / "model")
+    (run / "recipe.yaml").write_text("learning_rate: 5.0e-5\nprecision: fp32\nschedule: null\nwarmup_steps: 9\n")
+    start = {
+        "hardware": {"device": "CPU", "count": 2, "unit": "threads", "system": "Linux"},
+        "versions": {"torch": "2"},
+    }
+    result = {"model_sha256": weights_sha256(run / "model"), "parameters": 40_000, "steps": 1200, "seconds": 9.0}
+    result |= {"eval_loss": 0.25, "eval_accuracy": 0.975, "eval_runtime": 0.1, "eval_samples_per_second": 9.0}
+    data = {"dataset": "bob/weather", "examples": 1494, "split": {"kind": "shuffled"}}
+    record = {**start, "program": "classify", "parent": parent, "data": data, "result": result}
+    (run / "run.json").write_text(json.dumps(record))
+    (tmp_path / "release").mkdir()
+    release = prepare_release(run / "model", tmp_path / "release", "alice/weather")
+    card = ModelCard.load(release.folder / "README.md")
+    beginning = ", beginning with other weights (see [Training](#training))" if parent else ""
+    assert f"trained by gpt-scratch's `classify`{beginning}.\n" in card.text
+    assert "from scratch" not in card.text
+    rows = (
+        "| Program | `classify` |",
+        *([f"| Began with | `model.safetensors` with the sha256 `{'0f' * 32}` |"] if parent else []),
+        "| Data | dataset bob/weather, examples 1494 |",
+        "| Steps | 1,200 |",
+        "| Precision | fp32 |",
+        "| Hardware | CPU, 2 threads (Linux) |",
+        "| Time | 9 seconds |",
+        "| Versions | torch 2 |",
+        "| Trained by commit | not recorded |",
+    )
+    assert "\n".join(rows) + "\n\n" in card.text
+    measured = {(result.task_type, result.metric_type): result.metric_value for result in card.data.eval_results}
+    assert measured == {("text-classification", "loss"): 0.25, ("text-classification", "accuracy"): 0.975}
+    assert problems_of_card((release.folder / "README.md").read_text(), release.facts) == []
