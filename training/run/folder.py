@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from configuration.recipe_file import RecipeError
 from modeling_gpt_scratch.durable import NEW, clear_leftovers, write_durably
 
 from ..errors import InputError
+from ..files import locked
 from ..record import MODEL, RECIPE, RECORD, program_of, read_record
 from .environment import describe_environment
 from .program import Program
@@ -160,21 +159,18 @@ class RunFolder:
         Raises:
             InputError: another process holds the folder.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        # Given back by the system when this process dies, and never held by a worker process that outlives it.
-        lock = FileLock(self.path / LOCK, fallback_to_soft=False)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
+
+        def refuse() -> None:
             raise InputError(
                 f"output_dir {self.path} is in use by another command: wait for it, or choose another folder"
-            ) from None
-        try:
-            clear_leftovers(self.model)
-            yield
-        finally:
-            self.discard_if_empty()
-            lock.release()
+            )
+
+        with locked(self.path / LOCK, busy=refuse):
+            try:
+                clear_leftovers(self.model)
+                yield
+            finally:
+                self.discard_if_empty()
 
     def finish(self, result: dict[str, Any]) -> None:
         self._write_record({**self.record(), "result": result})
