@@ -2,23 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TextStreamer,
-    logging,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, logging, set_seed
 
-from .data.tokenizer import check_name
 from .errors import InputError
+from .loading import load_model
 
 DEFAULT_NEW_TOKENS = 200
 
@@ -48,7 +36,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     logging.disable_progress_bar()
-    model, tokenizer = load(arguments.model)
+    model, tokenizer = load_model(arguments.model)
     sampling = {"do_sample": False}
     if arguments.temperature > 0:
         sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")} | {"do_sample": True}
@@ -80,26 +68,6 @@ def _seed(text: str) -> int:
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^32 - 1")
     return value
-
-
-def load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a folder or Hub name, on the best device.
-
-    Raises:
-        InputError: it is no model folder.
-    """
-    if Path(name).is_dir() and not (Path(name) / "config.json").exists():
-        raise InputError(f"{name} is no model folder: it has no config.json")
-    check_name(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model, loading = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise InputError(f"{name} cannot be opened: {str(error).strip().splitlines()[0]}") from None
-    if loading["missing_keys"]:
-        raise InputError(f"{name} lacks weights that its config.json asks for: {min(loading['missing_keys'])}, ...")
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.to(device).eval(), tokenizer
 
 
 def continue_prompt(

@@ -5,12 +5,12 @@ existing one.
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ..errors import InputError, UnavailableError
+from ..loading import check_name
 
 END_OF_TEXT = "<|endoftext|>"
 # A token of its own: with padding = end of text the library's collator would hide every end from the loss, and a
@@ -72,18 +72,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     if tokenizer.eos_token_id is None:
         raise InputError(f"tokenizer {name} has no end-of-text token, which separates documents")
     return tokenizer
-
-
-def check_name(name: str) -> None:
-    """Tells a path that does not exist from a Hub name, before the library looks for it on the Hub.
-
-    Raises:
-        UnavailableError: `name` can only be a path, and nothing is there.
-    """
-    path = Path(name)
-    looks_like_path = path.is_absolute() or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.exists())
-    if not path.exists() and looks_like_path:
-        raise UnavailableError(f"{name} does not exist")
 
 
 def encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
