@@ -54,7 +54,7 @@ def prepare(corpus: Path, data: Path, args: argparse.Namespace) -> int:
         corpus=str(corpus),
         split="hash",
         tokenizer=args.tokenizer,
-        tokenize_processes=args.processes,
+        tokenize_threads=args.processes,
         data_dir=str(data),
     )
     prepared = prepare_shards(run, 2**24, WINDOW, say=lambda line: None)
@@ -107,7 +107,7 @@ def measure_memory(args: argparse.Namespace, folder: Path) -> None:
         words = [sys.executable, "-m", "training", "tokenize", "--model", "demo", "--corpus", corpus]
         words += ["--tokens_per_step", "1", "--output_dir", folder / "run", "--data_dir", folder / "data"]
         words += ["--tokenizer", args.tokenizer, "--vocab_size", "100000", "--split", "hash"]
-        words += ["--tokenize_processes", str(args.processes)]
+        words += ["--tokenize_threads", str(args.processes)]
         started_at = time.perf_counter()
         process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         peak = _peak_of_tree(process)

@@ -26,8 +26,8 @@ class DataConfig:
         "commit, branch or tag of a dataset on the Hub; null: main. A run keeps to its first commit", None
     )
     deduplicate: bool = setting("keep only the first of documents with the same text", False)
-    tokenize_processes: int | None = setting(
-        "processes that encode text; null: one for each core. The shards do not depend on it", None, within=(1, 1024)
+    tokenize_threads: int | None = setting(
+        "threads that encode text; null: one for each core. The shards do not depend on it", None, within=(1, 1024)
     )
     tokenizer: str = setting(
         "`train` (byte-level BPE of vocab_size tokens, on the training part), or a folder or Hub name",

@@ -1,13 +1,11 @@
 """`python -m training pretrain RECIPE.yaml [--field value ...]`: text in, a model folder out."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments, logging
+from transformers import TrainingArguments
 
-from configuration.command_line import add_recipe_arguments, parse_recipe_arguments
 from configuration.pretraining import PretrainingRecipe
 from modeling_gpt_scratch import GPTScratchForCausalLM
 
@@ -20,26 +18,17 @@ from .planning.dry_run import print_plan
 from .planning.flops import model_flops_per_token
 from .planning.micro_batch import choose_micro_batch
 from .processes import process_count
-from .run.fingerprint import add_resume_arguments
+from .run.command import program_parser, read_command
 from .run.lifecycle import run_program
 from .run.program import Program, Say
 from .run.window_trainer import GPTScratchTrainer
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training pretrain",
-        usage="%(prog)s [RECIPE.yaml] [--field value ...]",  # a list of all fields would hide an error's last line
-        description=__doc__,
-        allow_abbrev=False,
-    )
+    parser = program_parser(Pretraining, "python -m training pretrain", __doc__)
     add_verify_argument(parser)
-    add_recipe_arguments(parser, PretrainingRecipe)
     parser.add_argument("--dry_run", action="store_true", help="print what the recipe means and needs, and exit")
-    add_resume_arguments(parser, Pretraining.groups())
-    logging.disable_progress_bar()  # a bar for each checkpoint's file would tear the run's own
-    recipe, options = parse_recipe_arguments(parser, PretrainingRecipe, argv)
-    allowed = Pretraining.groups().allowed(options)
+    recipe, allowed, options = read_command(parser, Pretraining, argv)
     if options.dry_run:
         print_plan(recipe, process_count())
     else:

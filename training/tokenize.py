@@ -1,34 +1,25 @@
 """`python -m training tokenize RECIPE.yaml [--field value ...]`: the token shards of a run, prepared beforehand."""
 
-import argparse
 import time
 from collections.abc import Collection
 from typing import Any
 
-from configuration.command_line import add_recipe_arguments, parse_recipe_arguments
 from configuration.pretraining import PretrainingRecipe
 
 from .data.preparation import add_verify_argument, prepare_shards
 from .data.shards import TokenShards
 from .errors import InputError
 from .pretrain import Pretraining
-from .run.fingerprint import add_resume_arguments
+from .run.command import program_parser, read_command
 from .run.folder import RunFolder
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m training tokenize",
-        usage="%(prog)s [RECIPE.yaml] [--field value ...] [--verify_data]",
-        description=__doc__,
-        allow_abbrev=False,
-    )
+    # It takes the command line of a run, although the data is the same for every --resume.
+    parser = program_parser(Pretraining, "python -m training tokenize", __doc__)
     add_verify_argument(parser)
-    add_recipe_arguments(parser, PretrainingRecipe)
-    # To take the command line of a run, although the data is the same for every --resume.
-    add_resume_arguments(parser, Pretraining.groups())
-    recipe, options = parse_recipe_arguments(parser, PretrainingRecipe, argv)
-    tokenize(recipe, options.verify_data, Pretraining.groups().allowed(options))
+    recipe, allowed, options = read_command(parser, Pretraining, argv)
+    tokenize(recipe, options.verify_data, allowed)
     return 0
 
 

@@ -344,7 +344,7 @@ class _Preparation:
         end = start
         saved_at = time.monotonic()
         total = self.found.characters if self.found else None
-        threads = self.run.tokenize_processes or usable_cores()
+        threads = self.run.tokenize_threads or usable_cores()
         bar = {"total": total, "initial": start.characters, "desc": "tokenizing", "unit": "char", "unit_scale": True}
         with closing(encode_in_order(encode, self._batches(seen, start), threads)) as stream, tqdm(**bar) as progress:
             for encoded, position in stream:

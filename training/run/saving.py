@@ -59,7 +59,8 @@ class SavingTrainer:
         state_dict = self.accelerator.get_state_dict(self.model_wrapped)
         if not self.is_world_process_zero():
             return None
-        return fresh_model(self.model_class, self.model.config, state_dict, self.model.generation_config)
+        writes = getattr(self.model, "generation_config", None)  # only a model that writes text has one
+        return fresh_model(self.model_class, self.model.config, state_dict, writes)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes a folder that `from_pretrained` opens. Every process must call it.

@@ -127,7 +127,10 @@ class ReliableTrainer(SavingTrainer, OptimizedTrainer):
         """
         was_training = self.model.training
         try:
-            return super().evaluate(*args, **kwargs)
+            # A loader takes its seed from the random numbers that are meant for dropout. An evaluation that is made up
+            # for after a resume would take none.
+            with torch.random.fork_rng(devices=[]):
+                return super().evaluate(*args, **kwargs)
         except _AbandonedError:
             self.model.train(was_training)
             if not (self.is_in_train and self.state.global_step):

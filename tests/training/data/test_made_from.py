@@ -44,7 +44,7 @@ def run_config(texts, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
 
     def build(**fields) -> DataConfig:
-        values = {"corpus": str(texts), "tokenize_processes": 1}
+        values = {"corpus": str(texts), "tokenize_threads": 1}
         return DataConfig(
             **values | {"tokenizer": str(tmp_path / "tokenizer"), "data_dir": str(tmp_path / "data")} | fields
         )
@@ -265,7 +265,7 @@ def argv(tmp_path):
     def build(corpus: Path | str, **options) -> list[str]:
         values = {"model": "demo", "corpus": corpus, "tokens_per_step": 64, "output_dir": tmp_path / "run"}
         values |= {"data_dir": tmp_path / "data", "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1}
-        values |= {"max_position_embeddings": 32, "per_device_train_batch_size": 2, "tokenize_processes": 1}
+        values |= {"max_position_embeddings": 32, "per_device_train_batch_size": 2, "tokenize_threads": 1}
         values |= {"max_steps": 4, "save_steps": 2, "disable_tqdm": True, "split": "hash"} | options
         return ["pretrain", *(text for name, value in values.items() for text in (f"--{name}", str(value)))]
 
@@ -399,7 +399,7 @@ survey = preparation.survey
 preparation.survey = survey if rank == 0 else None  # the second one must not read the text
 
 def attempt(say=lambda line: None, **fields):
-    run = DataConfig(tokenize_processes=1, **{"corpus": str(place / "texts"), **fields})
+    run = DataConfig(tokenize_threads=1, **{"corpus": str(place / "texts"), **fields})
     try:
         prepared = prepare_shards(run, 300, window=8, say=say)
         return f"{prepared.folder} {len(prepared.tokens('train'))}"

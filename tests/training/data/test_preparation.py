@@ -55,7 +55,7 @@ def run_config(texts, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
 
     def build(data: str, **fields) -> DataConfig:
-        values = {"corpus": str(texts), "tokenize_processes": 1}
+        values = {"corpus": str(texts), "tokenize_threads": 1}
         return DataConfig(
             **values | {"tokenizer": str(tmp_path / "tokenizer"), "data_dir": str(tmp_path / data)} | fields
         )
@@ -76,7 +76,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(split, run_config, sma
     whole = prepare(run_config("one", split=split)).folder
     assert len(list(whole.glob("train-*"))) > 5
     for threads in (2, 3):
-        other = prepare(run_config(f"{threads}", split=split, tokenize_processes=threads)).folder
+        other = prepare(run_config(f"{threads}", split=split, tokenize_threads=threads)).folder
         assert contents(other) == contents(whole)
 
 
@@ -126,7 +126,7 @@ def test_the_same_command_goes_on_after_sigkill_and_gives_the_same_bytes(run_con
 
     def start(data: Path) -> subprocess.Popen:
         values = {"model": "demo", "corpus": texts, "tokens_per_step": 1024, "output_dir": tmp_path / "run"}
-        values |= {"split": "hash", "deduplicate": "true", "tokenize_processes": 2, "vocab_size": 400}
+        values |= {"split": "hash", "deduplicate": "true", "tokenize_threads": 2, "vocab_size": 400}
         values |= {"tokenizer": run.tokenizer, "data_dir": data, "max_position_embeddings": 32}
         words = [text for name, value in values.items() for text in (f"--{name}", str(value))]
         return subprocess.Popen(

@@ -237,7 +237,7 @@ if len(sys.argv) > 2:
                 sys.exit("crashed")
         preparation.WorkFolder.save_state = crash
 words = "--model demo --corpus hf:owner/tales --tokens_per_step 1024 --output_dir run --vocab_size 300"
-words += " --max_position_embeddings 32 --split_fractions [0.8,0.1,0.1] --tokenize_processes 1 --data_dir "
+words += " --max_position_embeddings 32 --split_fractions [0.8,0.1,0.1] --tokenize_threads 1 --data_dir "
 sys.exit(main(["tokenize", *words.split(), sys.argv[1]]))
 """
 
