@@ -1,1 +1,1 @@
-"""From text to token shards to windows of tokens. It may import the ground: errors, files, processes."""
+"""From text to its split, to tokens in shards, to windows of tokens. Imports what lies in `training/` itself alone."""

@@ -1,1 +1,1 @@
-"""What a run will need before it begins: memory, operations, the micro-batch that fits."""
+"""What a run will need before it begins: memory, operations, the micro-batch that fits. Imports optimization."""

@@ -1,1 +1,1 @@
-"""One run, whatever its task: its folder, its lock, its checkpoints, what it writes down."""
+"""One run, whatever its task: folder, lock, checkpoints, Trainer, metrics, result. Imports every other room."""

@@ -1,1 +1,1 @@
-"""Looking at a run: charts and the page, from what it has written down."""
+"""Looking at a run: charts and the page, from what it has written down. Imports no room."""
