@@ -1,1 +1,1 @@
-"""What changes the weights: initial values, precision, optimizers, learning rates, a step's arithmetic. Imports no room."""
+"""What changes the weights: initial values, precision, optimizers, learning rates, steps. Imports no other room."""

@@ -61,7 +61,7 @@ def run_program(program: Program, resume: str = "auto", allowed: Collection[str]
             print(f"{folder.path} is finished")
             print_result(folder)
         return finished
-    with folder.lock() if leads() else nullcontext(), _memory_as_input_error():
+    with folder.lock() if leads() else nullcontext(), _memory_as_input_error(program):
         return _Run(program, folder, finished).to_the_end(resume)
 
 
@@ -251,11 +251,13 @@ def _refusals_as_input_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _memory_as_input_error() -> Iterator[None]:
+def _memory_as_input_error(program: Program) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        can_choose = "per_device_train_batch_size" in program.recipe_class.widened
         raise InputError(
             f"the device is out of memory ({' '.join(str(error).split())[:200]}): lower per_device_train_batch_size, "
-            "or set it to auto, which finds the largest that fits; or set gradient_checkpointing"
+            + ("or set it to auto, which finds the largest that fits; " if can_choose else "")
+            + "or set gradient_checkpointing"
         ) from error
