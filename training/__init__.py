@@ -1,1 +1,1 @@
-"""The programs, run from a clone as `python -m training COMMAND`, a file each; the folders hold what they consist of."""
+"""The programs, run from a clone as `python -m training COMMAND`, a file each, and in the folders their parts."""
