@@ -3,12 +3,20 @@
 import json
 
 import pytest
-from conversions import TOLERANCE, assert_same_logits, book_model, refusal, write_blog, write_gpt2, write_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from modeling_gpt_scratch import GPTScratchForCausalLM
 from modeling_gpt_scratch.conversion import convert
+from tests.conversion.conversions import (
+    TOLERANCE,
+    assert_same_logits,
+    book_model,
+    refusal,
+    write_blog,
+    write_gpt2,
+    write_tokenizer,
+)
 
 
 @pytest.mark.parametrize("qkv_bias", [False, True])

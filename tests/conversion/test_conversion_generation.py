@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from conversions import book_model, gpt2_model, refusal, write_blog, write_gpt2, write_tokenizer
 from transformers import GenerationConfig
 
 from modeling_gpt_scratch.conversion import convert
+from tests.conversion.conversions import book_model, gpt2_model, refusal, write_blog, write_gpt2, write_tokenizer
 
 SETTINGS = {"do_sample": True, "temperature": 0.7, "eos_token_id": [2, 7, 50256], "bos_token_id": 50256}
 

@@ -4,7 +4,13 @@ import json
 
 import pytest
 import torch
-from conversions import (
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+
+from modeling_gpt_scratch import GPTScratchForCausalLM
+from modeling_gpt_scratch.conversion import convert, convert_gpt2_checkpoint, gpt2
+from tests.conversion.conversions import (
     TOLERANCE,
     RunsCommand,
     assert_refused_without_running,
@@ -15,12 +21,6 @@ from conversions import (
     write_gpt2,
     write_tokenizer,
 )
-from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
-
-from modeling_gpt_scratch import GPTScratchForCausalLM
-from modeling_gpt_scratch.conversion import convert, convert_gpt2_checkpoint, gpt2
 
 
 def write_sharded(folder, weights: dict, config: dict, suffix: str = "safetensors"):

@@ -4,7 +4,14 @@ import json
 
 import pytest
 import torch
-from conversions import (
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoTokenizer
+
+from modeling_gpt_scratch import GPTScratchForCausalLM
+from modeling_gpt_scratch.__main__ import main
+from modeling_gpt_scratch.conversion import convert, convert_nanogpt_checkpoint, gpt2
+from tests.conversion.conversions import (
     TOLERANCE,
     RunsCommand,
     assert_refused_without_running,
@@ -15,13 +22,6 @@ from conversions import (
     write_nanogpt,
     write_source,
 )
-from safetensors.torch import load_file
-from torch import nn
-from transformers import AutoTokenizer
-
-from modeling_gpt_scratch import GPTScratchForCausalLM
-from modeling_gpt_scratch.__main__ import main
-from modeling_gpt_scratch.conversion import convert, convert_nanogpt_checkpoint, gpt2
 
 
 @pytest.mark.parametrize("bias", [False, True])

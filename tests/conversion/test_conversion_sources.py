@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conversions import (
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from modeling_gpt_scratch import GPTScratchForCausalLM
+from modeling_gpt_scratch.__main__ import main
+from modeling_gpt_scratch.conversion import FORMATS, ConversionError, convert
+from modeling_gpt_scratch.conversion import source as sources
+from tests.conversion.conversions import (
     TOLERANCE,
     assert_same_logits,
     book_model,
@@ -19,14 +27,6 @@ from conversions import (
     write_source,
     write_tokenizer,
 )
-from huggingface_hub import constants
-from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
-
-from modeling_gpt_scratch import GPTScratchForCausalLM
-from modeling_gpt_scratch.__main__ import main
-from modeling_gpt_scratch.conversion import FORMATS, ConversionError, convert
-from modeling_gpt_scratch.conversion import source as sources
 
 FORMAT_NAMES = ["book", "blog", "nanogpt", "gpt2", "gpt-scratch"]
 

@@ -1,15 +1,20 @@
-"""Conversion into the library's own GPT-2, from every source, and back; our own folders as sources."""
+"""Conversion into the library's own GPT-2, from every source."""
 
 import json
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
-from conversions import (
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoTokenizer, GenerationConfig, GPT2LMHeadModel
+
+from modeling_gpt_scratch.__main__ import main
+from modeling_gpt_scratch.conversion import ConversionError, compare_logits, convert, convert_gpt2_checkpoint, to_gpt2
+from tests.conversion.conversions import (
+    SIZES,
     TOLERANCE,
-    BookModel,
     assert_same_logits,
+    assert_same_weights,
     book_model,
     fused_model,
     gpt2_model,
@@ -21,16 +26,7 @@ from conversions import (
     write_source,
     write_tokenizer,
 )
-from safetensors.torch import load_file
-from strangers import run_as_stranger
-from torch import nn
-from transformers import AutoTokenizer, GenerationConfig, GPT2LMHeadModel
-
-from modeling_gpt_scratch import GPTScratchForCausalLM
-from modeling_gpt_scratch.__main__ import main
-from modeling_gpt_scratch.conversion import ConversionError, compare_logits, convert, convert_gpt2_checkpoint, to_gpt2
-
-SIZES = {"vocab_size": 61, "max_position_embeddings": 16}
+from tests.strangers import run_as_stranger
 
 # No remote code: with trust_remote_code left out, a folder that asked for it would be refused.
 STRANGER = """
@@ -56,17 +52,6 @@ print(
 """
 
 
-def assert_same_weights(first, second) -> None:
-    """Compares bit by bit, in the names of one of them; biases that only one has are zero."""
-    first, second = (dict(model.state_dict()) for model in (first, second))
-    for name in first.keys() | second.keys():
-        if name in first and name in second:
-            assert torch.equal(first[name], second[name]), name
-        else:
-            assert name.endswith(".bias")
-            assert not (first | second)[name].any(), name
-
-
 @pytest.mark.parametrize("qkv_bias", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 def test_library_opens_the_result_and_gives_our_logits(tmp_path, tiny_model, tied, qkv_bias):
@@ -78,29 +63,6 @@ def test_library_opens_the_result_and_gives_our_logits(tmp_path, tiny_model, tie
     assert_same_logits(model, lambda input_ids: source(input_ids).logits)
     assert model.config.tie_word_embeddings is tied
     assert (model.lm_head.weight is model.transformer.wte.weight) is tied
-
-
-@pytest.mark.parametrize("qkv_bias", [False, True])
-@pytest.mark.parametrize("tied", [False, True])
-def test_there_and_back_gives_the_same_weights(tmp_path, tiny_model, tied, qkv_bias):
-    source = tiny_model(tie_word_embeddings=tied, qkv_bias=qkv_bias, **SIZES)
-    source.save_pretrained(tmp_path / "ours")
-    convert(tmp_path / "ours", tmp_path / "gpt2", target_format="gpt2")
-    convert(tmp_path / "gpt2", tmp_path / "again")
-    again = GPTScratchForCausalLM.from_pretrained(tmp_path / "again")
-    assert_same_weights(source, again)
-    assert again.config.tie_word_embeddings is tied
-    assert again.config.qkv_bias  # GPT-2's are zero then, but they are there
-
-
-def test_back_and_there_gives_the_same_weights(tmp_path):
-    _, weights, config = gpt2_model(tied=False)
-    write_gpt2(tmp_path / "gpt2", weights, config)
-    convert(tmp_path / "gpt2", tmp_path / "ours")
-    convert(tmp_path / "ours", tmp_path / "again", target_format="gpt2")
-    again = load_file(tmp_path / "again" / "model.safetensors")
-    assert again.keys() == weights.keys()
-    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -239,42 +201,6 @@ def test_wrong_result_is_refused(tiny_model):
         compare_logits(result, lambda input_ids: source(input_ids).logits.detach())
 
 
-def test_our_own_training_checkpoint_becomes_a_model_folder(tmp_path, tiny_model):
-    source = tiny_model(tie_word_embeddings=False, qkv_bias=False, bos_token_id=1, **SIZES)
-    folder = tmp_path / "checkpoint-3"
-    source.save_pretrained(folder)
-    write_tokenizer(folder, num_words=20)
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "trainer_state.json"):
-        (folder / name).write_bytes(b"not to be read")
-    (folder / "modeling_gpt_scratch.py").write_text("raise SystemExit('this code must not run')")
-    settings = json.loads((folder / "config.json").read_text())
-    settings["auto_map"] = {"AutoModel": "elsewhere/code--modeling.Model"}
-    (folder / "config.json").write_text(json.dumps(settings))
-
-    assert convert(folder, tmp_path / "output") == 0
-    again = GPTScratchForCausalLM.from_pretrained(tmp_path / "output")
-    assert_same_weights(source, again)
-    assert again.config.bos_token_id == 1
-    written = json.loads((tmp_path / "output" / "config.json").read_text())
-    assert written["auto_map"]["AutoModel"] == "modeling_gpt_scratch.GPTScratchModel"
-    assert "SystemExit" not in (tmp_path / "output" / "modeling_gpt_scratch.py").read_text()
-    assert {"optimizer.pt", "training_args.bin"}.isdisjoint(path.name for path in (tmp_path / "output").iterdir())
-
-
-def test_our_folder_with_leftovers_missing_tensors_or_an_invalid_config_is_refused(tmp_path, capsys, tiny_model):
-    source = tiny_model(**SIZES)
-    weights = {name: tensor for name, tensor in source.state_dict().items() if name != "lm_head.weight"}
-    config = json.loads(source.config.to_json_string(use_diff=False))
-    folder = write_gpt2(tmp_path / "head", weights | {"score.weight": torch.ones(3, 32)}, config)
-    assert "1 unknown: score.weight" in refusal(capsys, tmp_path, folder, "--to", "gpt2")
-    folder = write_gpt2(tmp_path / "untied", weights, config | {"tie_word_embeddings": False})
-    assert "1 missing: lm_head.weight" in refusal(capsys, tmp_path, folder)
-    folder = write_gpt2(tmp_path / "different", weights | {"lm_head.weight": torch.ones(61, 32)}, config)
-    assert "lm_head.weight differs from model.embed_tokens.weight" in refusal(capsys, tmp_path, folder)
-    folder = write_gpt2(tmp_path / "invalid", weights, config | {"num_attention_heads": 5})
-    assert "not a multiple of num_attention_heads" in refusal(capsys, tmp_path, folder)
-
-
 def test_failure_while_writing_leaves_nothing(tmp_path, capsys, monkeypatch, tiny_model):
     tiny_model(**SIZES).save_pretrained(tmp_path / "source")
 
@@ -290,37 +216,3 @@ def test_functions_work_on_models_in_memory(tiny_model):
     source = tiny_model(tie_word_embeddings=False, **SIZES)
     gpt2 = to_gpt2(source)
     assert_same_weights(source, convert_gpt2_checkpoint(gpt2.state_dict(), gpt2.config.to_dict()))
-
-
-@pytest.fixture
-def large_place(tmp_path):
-    """A folder that does not outlive the test, as those of pytest do."""
-    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
-        yield Path(folder)
-
-
-@pytest.mark.slow
-def test_model_of_gpt2_smalls_size_survives_the_whole_way(large_place):
-    config = {"vocab_size": 50257, "context_length": 1024, "emb_dim": 768, "n_heads": 12, "n_layers": 12}
-    config |= {"drop_rate": 0.0, "qkv_bias": False}
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        names = {name: tensor.shape for name, tensor in BookModel(config).state_dict().items()}
-    weights = {
-        name: torch.randn(shape) * 0.02 + name.endswith(".scale")
-        for name, shape in names.items()
-        if not name.endswith("mask")
-    }
-    convert(write_source(large_place / "book", weights, config, "model.safetensors"), large_place / "ours")
-    assert convert(large_place / "ours", large_place / "gpt2", target_format="gpt2") < TOLERANCE
-    assert convert(large_place / "gpt2", large_place / "again") < TOLERANCE
-
-    ours, again = (GPTScratchForCausalLM.from_pretrained(large_place / name) for name in ("ours", "again"))
-    assert not ours.config.tie_word_embeddings
-    assert not again.config.tie_word_embeddings
-    assert_same_weights(ours, again)
-    input_ids = random_ids(50257, 64)
-    with torch.no_grad():
-        expected = ours(input_ids).logits
-        for model in (again, GPT2LMHeadModel.from_pretrained(large_place / "gpt2")):
-            torch.testing.assert_close(model(input_ids).logits, expected, atol=1e-5, rtol=0)

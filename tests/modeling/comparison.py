@@ -5,7 +5,11 @@ from torch import nn
 from transformers import Cache, GPT2Config, GPT2LMHeadModel
 from transformers.utils import ModelOutput
 
-from modeling_gpt_scratch import GPTScratchForCausalLM
+from modeling_gpt_scratch import (
+    GPTScratchForCausalLM,
+    GPTScratchForSequenceClassification,
+    GPTScratchForTokenClassification,
+)
 from modeling_gpt_scratch.modeling_gpt_scratch import CACHE_NAME
 
 # float32 on CPU: logits of size 1 to 5, where other orders of summation differ by about 1e-6.
@@ -14,6 +18,10 @@ CLOSE = {"atol": 1e-5, "rtol": 0}
 CLOSE_GRADIENTS = {"atol": 1e-6, "rtol": 1e-4}
 # The linear layers of a block.
 PROJECTIONS = {f"self_attn.{letter}_proj" for letter in "qkvo"} | {"mlp.fc_in", "mlp.fc_out"}
+# The classifiers, and the id that they are padded with.
+HEADS = [GPTScratchForSequenceClassification, GPTScratchForTokenClassification]
+PAD = 0
+GREEDY = {"max_new_tokens": 12, "do_sample": False}
 
 
 def random_ids(*shape: int) -> torch.LongTensor:
@@ -97,3 +105,9 @@ def gpt2_with_the_weights_of(model: GPTScratchForCausalLM) -> GPT2LMHeadModel:
         weights |= {name: zeros for name in gpt2.state_dict() if name.endswith("c_attn.bias")}
     gpt2.load_state_dict(weights)
     return gpt2
+
+
+def generate(model, inputs: dict, **options) -> torch.LongTensor:
+    """As `GREEDY` unless options say otherwise, and from a seed of its own."""
+    torch.manual_seed(1)
+    return model.generate(**inputs, **GREEDY | options)

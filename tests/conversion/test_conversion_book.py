@@ -1,43 +1,22 @@
-"""Conversion of checkpoints of the book's model: what is equal, what is refused, and what is left behind."""
+"""Conversion of checkpoints of the book's model: what is equal, and what is refused."""
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conversions import (
-    BOOK_CONFIG,
-    TOLERANCE,
-    RunsCommand,
-    assert_refused_without_running,
-    book_model,
-    random_ids,
-    refusal,
-    write_source,
-    write_tokenizer,
-)
 from safetensors.torch import load_file, save_model
-from strangers import stranger_environment
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM
 
 from modeling_gpt_scratch import GPTScratchForCausalLM
 from modeling_gpt_scratch.__main__ import main
 from modeling_gpt_scratch.conversion import ConversionError, compare_logits, convert, convert_book_checkpoint
 from modeling_gpt_scratch.conversion import book as book_format
 from publishing.contents import CODE_FILES
-
-
-@pytest.fixture
-def book():
-    return book_model()
-
-
-@pytest.fixture
-def input_ids():
-    return random_ids()
+from tests.conversion.conversions import BOOK_CONFIG, TOLERANCE, book_model, refusal, write_source
+from tests.strangers import stranger_environment
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.pt", "model.safetensors"])
@@ -163,45 +142,6 @@ def test_config_option_replaces_the_file_beside_the_source(tmp_path, book):
     assert convert(source, tmp_path / "output", config=tmp_path / "other.json") < TOLERANCE
 
 
-def test_tokenizer_is_saved_beside_the_model_and_its_tokens_enter_the_configs(tmp_path, capsys, book):
-    source = write_source(tmp_path / "source", book[0].state_dict(), book[1])
-    write_tokenizer(tmp_path / "tokenizer", num_words=20)
-    options = ["--tokenizer", str(tmp_path / "tokenizer")]
-    assert main(["convert", str(source), str(tmp_path / "output"), *options]) == 0
-    assert "--tokenizer" not in capsys.readouterr().out
-
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "output", trust_remote_code=True)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "output", trust_remote_code=True)
-    assert tokenizer("w0 w5")["input_ids"] == [3, 8]
-    assert tokenizer.model_max_length == 16
-    for config in (model.config, GenerationConfig.from_pretrained(tmp_path / "output")):
-        assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 1, 2)
-    assert GenerationConfig.from_pretrained(tmp_path / "output").max_length == 16
-
-
-def test_tokenizer_of_a_converted_folder_is_accepted_without_remote_code(tmp_path, book):
-    source = write_source(tmp_path / "source", book[0].state_dict(), book[1])
-    convert(source, tmp_path / "first", tokenizer=str(write_tokenizer(tmp_path / "tokenizer", num_words=20)))
-    convert(source, tmp_path / "second", tokenizer=str(tmp_path / "first"))
-    assert len(AutoTokenizer.from_pretrained(tmp_path / "second", trust_remote_code=True)) == 23
-
-
-def test_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path, capsys, book):
-    source = write_source(tmp_path, book[0].state_dict(), book[1])
-    folder = write_tokenizer(tmp_path / "tokenizer", num_words=59)
-    message = refusal(capsys, tmp_path, source, "--tokenizer", str(folder))
-    assert "has 62 tokens" in message
-    assert "only 61" in message
-
-
-def test_missing_and_damaged_tokenizers_are_refused(tmp_path, capsys, book):
-    source = write_source(tmp_path, book[0].state_dict(), book[1])
-    folder = write_tokenizer(tmp_path / "tokenizer", num_words=5)
-    assert "none" in refusal(capsys, tmp_path, source, "--tokenizer", str(tmp_path / "none"))
-    (folder / "tokenizer.json").write_text("{}")
-    assert str(folder) in refusal(capsys, tmp_path, source, "--tokenizer", str(folder))
-
-
 def test_unknown_keys_missing_keys_and_wrong_shapes_are_named_together(tmp_path, capsys, book):
     weights = book[0].state_dict()
     weights["trf_blocks.2.norm1.scale"] = weights.pop("trf_blocks.1.norm1.scale")
@@ -293,80 +233,6 @@ def test_missing_config_is_refused(tmp_path, capsys, book):
     assert "--config" in message
 
 
-def test_missing_source_is_refused(tmp_path, capsys):
-    assert "none.pth does not exist" in refusal(capsys, tmp_path, tmp_path / "none.pth")
-
-
-def test_source_of_another_kind_is_refused(tmp_path, capsys):
-    (tmp_path / "model.bin").write_bytes(b"123")
-    assert ".safetensors" in refusal(capsys, tmp_path, tmp_path / "model.bin")
-
-
-def test_folder_without_or_with_several_checkpoints_is_refused(tmp_path, capsys, book):
-    source = tmp_path / "source"
-    source.mkdir()
-    assert "holds 0 checkpoints" in refusal(capsys, tmp_path, source)
-    write_source(source, book[0].state_dict(), book[1], "a.pth")
-    write_source(source, book[0].state_dict(), book[1], "b.pt")
-    assert "holds 2 checkpoints (a.pth, b.pt)" in refusal(capsys, tmp_path, source)
-
-
-@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
-@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:-500], lambda whole: b"\x80" + whole])
-def test_damaged_files_are_refused(tmp_path, capsys, book, name, damage):
-    path = write_source(tmp_path, book[0].state_dict(), book[1], name)
-    path.write_bytes(damage(path.read_bytes()))
-    assert f"{name} cannot be read" in refusal(capsys, tmp_path, path)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(capsys, tmp_path, book, zipped):
-    path = write_source(tmp_path, {}, book[1])
-    state_dict = {**book[0].state_dict(), "extra": RunsCommand(f"touch {tmp_path / 'ran'}")}
-    torch.save(state_dict, path, _use_new_zipfile_serialization=zipped)
-    assert_refused_without_running(capsys, tmp_path, path)
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(2)])
-def test_file_that_holds_no_state_dict_is_refused(tmp_path, capsys, book, content):
-    assert "state_dict()" in refusal(capsys, tmp_path, write_source(tmp_path, content, book[1]))
-
-
-def test_existing_output_is_refused_and_untouched(tmp_path, capsys, book):
-    source = write_source(tmp_path, book[0].state_dict(), book[1])
-    (tmp_path / "output").mkdir()
-    (tmp_path / "output" / "mine.txt").write_text("mine")
-    assert "not an empty folder" in refusal(capsys, tmp_path, source)
-    assert (tmp_path / "output" / "mine.txt").read_text() == "mine"
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(ConversionError, match="not an empty folder"):
-        convert(source, tmp_path / "file")
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_empty_output_folder_is_used(tmp_path, book):
-    (tmp_path / "output").mkdir()
-    convert(write_source(tmp_path, book[0].state_dict(), book[1]), tmp_path / "output")
-    assert (tmp_path / "output" / "model.safetensors").is_file()
-
-
-def test_place_that_cannot_be_written_to_is_refused(tmp_path, capsys, book):
-    source = write_source(tmp_path, book[0].state_dict(), book[1])
-    (tmp_path / "output").symlink_to(source / "below" / "a-file")
-    assert "Not a directory" in refusal(capsys, tmp_path, source)
-
-
-def test_failure_while_writing_leaves_nothing(tmp_path, capsys, monkeypatch, book):
-    source = write_source(tmp_path, book[0].state_dict(), book[1])
-
-    def fail_late(model, folder):
-        (Path(folder) / "model.safetensors").write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(GPTScratchForCausalLM, "save_pretrained", fail_late)
-    assert "No space left on device" in refusal(capsys, tmp_path, source)
-
-
 def test_mixed_up_names_are_caught_by_the_logits_and_nothing_is_written(tmp_path, capsys, monkeypatch, book):
     names = dict(book_format.BOOK_NAMES)
     key, value = "trf_blocks.N.att.W_key.weight", "trf_blocks.N.att.W_value.weight"
@@ -388,10 +254,3 @@ def test_checkpoint_with_a_weight_that_is_no_number_is_refused(tmp_path, capsys,
     weights = book[0].state_dict()
     weights["trf_blocks.1.ff.layers.0.bias"][3] = torch.nan
     assert "not finite" in refusal(capsys, tmp_path, write_source(tmp_path, weights, book[1]))
-
-
-def test_abbreviated_options_are_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["convert", "a.pth", str(tmp_path / "output"), "--conf", "model.json"])
-    assert stopped.value.code == 2
-    assert "--conf" in capsys.readouterr().err
