@@ -6,7 +6,6 @@ corpus and of the tokenizer at that time. A recipe is known there by the hash of
 so the file holds no path.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from configuration.data import DataConfig
 from modeling_gpt_scratch.durable import write_durably
 
 from ..errors import InputError, UnavailableError
-from .shards import FORMAT, data_record
+from .shards import FORMAT, data_record, sha256_of_values
 from .work_folder import work_on
 
 MADE_FROM = "made_from.json"
@@ -35,7 +34,7 @@ def settings_sha256(run: DataConfig, vocab_size: int) -> str:
     settings = {name: getattr(run, name) for name in SETTINGS}
     settings["corpus"] = os.path.normpath(run.corpus)
     settings["vocab_size"] = vocab_size if run.tokenizer == "train" else None
-    return hashlib.sha256(json.dumps([FORMAT, settings], sort_keys=True).encode()).hexdigest()
+    return sha256_of_values([FORMAT, settings])
 
 
 def find_made_from(data_dir: Path, settings: str, signatures: Signatures) -> list[Path]:

@@ -11,6 +11,7 @@ Each part begins with the end-of-text token, and each document is followed by it
 so is every end. The folder has its final name only when it is complete. `preparation` makes such folders.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ class TokenVector:
         return {**self.__dict__, "_open": {}}  # an open file belongs to one process
 
 
+def tokens_of(folder: Path, part: dict[str, Any]) -> TokenVector:
+    """The tokens of a part in `folder`, from what the manifest says of it."""
+    shards = part["shards"]
+    return TokenVector(
+        [folder / shard["file"] for shard in shards],
+        [shard["tokens"] for shard in shards],
+        [shard.get("offset", 0) for shard in shards],
+    )
+
+
 class TokenShards:
     """Prepared data, opened; the sizes of its shards are checked.
 
@@ -120,12 +131,7 @@ class TokenShards:
                     )
 
     def tokens(self, part: str) -> TokenVector:
-        shards = self.manifest["parts"][part]["shards"]
-        return TokenVector(
-            [self.folder / shard["file"] for shard in shards],
-            [shard["tokens"] for shard in shards],
-            [shard.get("offset", 0) for shard in shards],
-        )
+        return tokens_of(self.folder, self.manifest["parts"][part])
 
     def utf8_bytes(self, part: str) -> int:
         return self.manifest["parts"][part]["utf8_bytes"]
@@ -156,6 +162,21 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and "format" in manifest else None
+
+
+def sha256_of_values(values: Any) -> str:
+    """Names what prepared data is made of, or what a recipe says of it, by all of `values`, which JSON must know."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def folder_name(corpus: str, contents: Any) -> str:
+    """The name of prepared data.
+
+    Args:
+        corpus: its short name.
+        contents: all that the data depends on.
+    """
+    return f"{corpus}-{sha256_of_values(contents)[:12]}"
 
 
 def data_record(folder: Path) -> dict[str, Any] | None:

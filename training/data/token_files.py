@@ -19,12 +19,10 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from modeling_gpt_scratch.durable import write_durably
-
 from ..errors import InputError
 from ..files import sha256_of
-from .overlap import describe_overlap, measure_overlap
-from .shards import FORMAT, MANIFEST, TokenVector
+from .completion import write_manifest
+from .shards import FORMAT, MANIFEST, TokenVector, folder_name
 from .tokenizer import tokenizer_sha256
 from .work_folder import work_on
 from .writing import SAFETENSORS_DTYPES
@@ -75,53 +73,38 @@ def prepare_token_files(
     with tqdm(total=sum(file.stat().st_size for file in files), desc="hashing", unit="B", delay=5) as progress:
         hashes = {file: sha256_of(file, progress.update) for file in files}
     contents = [FORMAT, *hashes.values(), tokenizer_sha256(tokenizer), tokenizer.eos_token_id]
-    folder = data_dir / f"{name}-{hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:12]}"
+    folder = data_dir / folder_name(name, contents)
     if folder.exists():
         return folder
-
-    held_out = plan_held_out(lengths[1])
-    places = {"train": (files[0], 0, lengths[0])} | {part: (files[1], *place) for part, place in held_out.items()}
-    vectors = {part: TokenVector([file], [tokens], [offset]) for part, (file, offset, tokens) in places.items()}
     with work_on(folder, say) as work:
-        if folder.exists():
+        if folder.exists():  # another process has prepared it meanwhile
             return folder
         work.clear()
         say(f"token files {name}: {lengths[0]:,} tokens to train on, {lengths[1]:,} held out; reading them once")
-        byte_lengths = token_byte_lengths(tokenizer)
-        counts = {part: _count(vector, byte_lengths, tokenizer.eos_token_id) for part, vector in vectors.items()}
+        parts = _parts_of(files, lengths, hashes, tokenizer)
         for file in files:
             _link_or_copy(file.resolve(), work.data / file.name)
-        parts = {
-            part: {
-                "tokens": tokens,
-                **counts[part],
-                "shards": [
-                    {
-                        "file": file.name,
-                        "offset": offset,
-                        "tokens": tokens,
-                        "bytes": file.stat().st_size,
-                        "sha256": hashes[file],
-                    }
-                ],
-            }
-            for part, (file, offset, tokens) in places.items()
-        }
-        overlap = measure_overlap(vectors["train"], {part: vectors[part] for part in held_out})
-        say(describe_overlap(overlap))
         tokenizer.save_pretrained(work.data / "tokenizer")
-        manifest = {
-            "format": FORMAT,
-            "corpus": {"corpus": name, "sha256": hashlib.sha256("".join(hashes.values()).encode()).hexdigest()},
-            "split": {"kind": "token files"},
-            "tokenizer": {"sha256": tokenizer_sha256(tokenizer), "tokens": len(tokenizer)},
-            "dtype": "uint16" if len(tokenizer) <= 2**16 else "uint32",
-            "parts": parts,
-            "overlap": overlap,
-        }
-        write_durably(work.data / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        corpus = {"corpus": name, "sha256": hashlib.sha256("".join(hashes.values()).encode()).hexdigest()}
+        write_manifest(work.data, tokenizer, corpus, {"kind": "token files"}, parts, say)
         work.complete(folder)
     return folder
+
+
+def _parts_of(
+    files: tuple[Path, Path], lengths: list[int], hashes: dict[Path, str], tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Any]:
+    """What the manifest says of the parts: where they lie, and what is counted in them."""
+    byte_lengths = token_byte_lengths(tokenizer)
+    places = {"train": (files[0], 0, lengths[0])}
+    places |= {part: (files[1], *place) for part, place in plan_held_out(lengths[1]).items()}
+    parts = {}
+    for part, (file, offset, tokens) in places.items():
+        counts = _count(TokenVector([file], [tokens], [offset]), byte_lengths, tokenizer.eos_token_id)
+        size = file.stat().st_size
+        shard = {"file": file.name, "offset": offset, "tokens": tokens, "bytes": size, "sha256": hashes[file]}
+        parts[part] = {"tokens": tokens, **counts, "shards": [shard]}
+    return parts
 
 
 def _link_or_copy(file: Path, place: Path) -> None:

@@ -86,3 +86,13 @@ def encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerFast) -> str:
     """Identifies what a tokenizer does to text. Settings of the wrapper, such as its maximum length, do not count."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerFast) -> list[str | int | None]:
+    """What prepared data takes over from a tokenizer: what it does to text, and its special tokens."""
+    return [tokenizer_sha256(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+
+
+def ids_dtype(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The smaller of the two types that token ids are stored in, if it holds them all."""
+    return "uint16" if len(tokenizer) <= 2**16 else "uint32"

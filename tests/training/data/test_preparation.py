@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from configuration.data import DataConfig
-from training.data import duplicates, preparation, writing
+from training.data import duplicates, tokenization, writing
 from training.data.duplicates import SeenDocuments
 from training.data.preparation import prepare_shards
 from training.data.shards import TokenShards
@@ -33,8 +33,8 @@ class Crash(BaseException):
 def small(monkeypatch):
     """Many shards, many batches, and a state after each."""
     monkeypatch.setattr(writing, "TOKENS_PER_SHARD", 1000)
-    monkeypatch.setattr(preparation, "BATCH_CHARACTERS", 1000)
-    monkeypatch.setattr(preparation, "SECONDS_BETWEEN_STATES", 0)
+    monkeypatch.setattr(tokenization, "BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr(tokenization, "SECONDS_BETWEEN_STATES", 0)
 
 
 @pytest.fixture
@@ -114,8 +114,8 @@ def test_a_crash_at_any_write_to_disk_changes_nothing(fields, run_config, small,
 PROGRAM = """
 import sys
 from training import tokenize
-from training.data import preparation, writing
-writing.TOKENS_PER_SHARD, preparation.BATCH_CHARACTERS, preparation.SECONDS_BETWEEN_STATES = 1000, 1500, 0
+from training.data import tokenization, writing
+writing.TOKENS_PER_SHARD, tokenization.BATCH_CHARACTERS, tokenization.SECONDS_BETWEEN_STATES = 1000, 1500, 0
 sys.exit(tokenize.main(sys.argv[1:]))
 """
 

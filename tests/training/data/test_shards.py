@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from configuration.data import DataConfig
-from training.data import corpus, overlap, preparation, writing
+from training.data import corpus, overlap, text_preparation, tokenization, writing
 from training.data.preparation import prepare_shards
 from training.data.shards import TokenShards
 from training.errors import InputError
@@ -86,7 +86,7 @@ def test_slices_across_shards_equal_one_vector(run_config, monkeypatch):
 
 def test_prepared_data_is_found_again_and_depends_on_what_shapes_it(run_config, monkeypatch):
     first = prepare(run_config())
-    monkeypatch.setattr(preparation, "train_tokenizer", None)  # any use fails
+    monkeypatch.setattr(text_preparation, "train_tokenizer", None)  # any use fails
     assert prepare(run_config()).folder == first.folder
     monkeypatch.undo()
     others = [
@@ -158,7 +158,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, tokenizer, monkeypatch):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     for module, name, value in (
         (corpus, "PIECE_CHARACTERS", 20_000),
-        (preparation, "BATCH_CHARACTERS", 20_000),
+        (tokenization, "BATCH_CHARACTERS", 20_000),
         (writing, "TOKENS_PER_SHARD", 20_000),
         (overlap, "TOKENS_TOGETHER", 20_000),
     ):

@@ -224,18 +224,19 @@ def test_a_hub_dataset_is_streamed_and_goes_on_where_it_stood(hub, tmp_path):
 
 TOKENIZE = """
 import sys
-from training.data import preparation
+from training.data import tokenization
 from training.__main__ import main
+from training.data.work_folder import WorkFolder
 if len(sys.argv) > 2:
-    preparation.BATCH_CHARACTERS, preparation.SECONDS_BETWEEN_STATES = 500, 0
+    tokenization.BATCH_CHARACTERS, tokenization.SECONDS_BETWEEN_STATES = 500, 0
     if sys.argv[2] == "crash":
-        save_state, calls = preparation.WorkFolder.save_state, []
+        save_state, calls = WorkFolder.save_state, []
         def crash(self, state):
             save_state(self, state)
             calls.append(state)
             if len(calls) == 9:
                 sys.exit("crashed")
-        preparation.WorkFolder.save_state = crash
+        WorkFolder.save_state = crash
 words = "--model demo --corpus hf:owner/tales --tokens_per_step 1024 --output_dir run --vocab_size 300"
 words += " --max_position_embeddings 32 --split_fractions [0.8,0.1,0.1] --tokenize_threads 1 --data_dir "
 sys.exit(main(["tokenize", *words.split(), sys.argv[1]]))
