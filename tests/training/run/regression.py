@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from configuration.fields import setting
+from configuration.recipe import Recipe
 from training.__main__ import exit_code_of
 from training.run.command import program_parser, read_command
 from training.run.lifecycle import run_program
