@@ -5,8 +5,8 @@ Preparing token shards: our speed beside `datasets.map`, and our memory for smal
     python -m benchmarks.tokenize --tokenizer TOKENIZER --memory 10 100     # peak memory for so many MB of text
 
 TOKENIZER is a folder or a name on the Hub. The text is the standard library's source, in documents of mixed lengths. On
-the other side `datasets.map(batched=True)` encodes the same documents with the same tokenizer and the same number of
-processes into its Arrow file: without a split, end-of-text tokens or a report, which ours makes as well.
+the other side `datasets.map(batched=True)` encodes the same documents with the same tokenizer, in as many processes as
+ours has threads, into its Arrow file: without a split, end-of-text tokens or a report, which ours makes as well.
 """
 
 import argparse
@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -54,7 +53,7 @@ def prepare(corpus: Path, data: Path, args: argparse.Namespace) -> int:
         corpus=str(corpus),
         split="hash",
         tokenizer=args.tokenizer,
-        tokenize_threads=args.processes,
+        tokenize_threads=args.threads,
         data_dir=str(data),
     )
     prepared = prepare_shards(run, 2**24, WINDOW, say=lambda line: None)
@@ -72,7 +71,7 @@ def map_dataset(corpus: Path, data: Path, args: argparse.Namespace) -> int:
 
     dataset = load_dataset("json", data_files=str(corpus / "text.jsonl"), split="train", cache_dir=str(data))
     started_at = time.perf_counter()
-    encoded = dataset.map(encode, batched=True, num_proc=args.processes, remove_columns=["text"])
+    encoded = dataset.map(encode, batched=True, num_proc=args.threads, remove_columns=["text"])
     map_dataset.seconds = time.perf_counter() - started_at
     return sum(len(ids) for batch in encoded.with_format("numpy").iter(1000) for ids in batch["ids"])
 
@@ -94,23 +93,23 @@ def compare_speed(args: argparse.Namespace, folder: Path) -> None:
             ratios.append((tokens / ours) / (theirs_tokens / theirs))
             print(f"ours {tokens / ours:,.0f} tokens/s, datasets.map {theirs_tokens / theirs:,.0f}", flush=True)
     print(
-        f"speed ratio, ours / datasets.map, {args.processes} processes, {args.megabytes:g} MB: median "
+        f"speed ratio, ours / datasets.map, {args.threads} threads or processes, {args.megabytes:g} MB: median "
         f"{statistics.median(ratios):.3f}, min {min(ratios):.3f}, max {max(ratios):.3f} of {len(ratios)} pairs"
     )
 
 
 def measure_memory(args: argparse.Namespace, folder: Path) -> None:
-    """Our side for each size, each in a fresh process, with the peak of its whole process tree."""
+    """Our side for each size, each in a fresh process."""
     for megabytes in args.memory:
         corpus = folder / f"{megabytes:g}"
         write_text(corpus, megabytes)
         words = [sys.executable, "-m", "training", "tokenize", "--model", "demo", "--corpus", corpus]
         words += ["--tokens_per_step", "1", "--output_dir", folder / "run", "--data_dir", folder / "data"]
         words += ["--tokenizer", args.tokenizer, "--vocab_size", "100000", "--split", "hash"]
-        words += ["--tokenize_threads", str(args.processes)]
+        words += ["--tokenize_threads", str(args.threads)]
         started_at = time.perf_counter()
         process = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        peak = _peak_of_tree(process)
+        peak = _peak_memory(process)
         seconds = time.perf_counter() - started_at
         if process.returncode:
             raise RuntimeError(f"tokenize ended with {process.returncode}")
@@ -119,31 +118,15 @@ def measure_memory(args: argparse.Namespace, folder: Path) -> None:
         shutil.rmtree(folder / "data")
 
 
-def _peak_of_tree(process: subprocess.Popen) -> float:
-    """Largest sum of resident memory (RSS), in MiB, of a process and its children until it ends. Linux."""
+def _peak_memory(process: subprocess.Popen) -> float:
+    """Largest resident memory (RSS), in MiB, of a process until it ends. Linux."""
     peak = 0.0
-    ended = threading.Thread(target=process.wait)
-    ended.start()
-    while ended.is_alive():
-        children = _read(f"/proc/{process.pid}/task/{process.pid}/children").split()
-        # A child that is just being started still has its parent's memory, which must not count twice.
-        program = _read(f"/proc/{process.pid}/cmdline")
-        children = [number for number in children if _read(f"/proc/{number}/cmdline") != program]
-        peak = max(peak, sum(_resident(number) for number in [str(process.pid), *children]))
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        if "VmHWM:" in status:  # which is gone once the process has ended
+            peak = int(status.split("VmHWM:")[1].split()[0]) / 2**10
         time.sleep(0.05)
     return peak
-
-
-def _resident(process_id: str) -> float:
-    status = _read(f"/proc/{process_id}/status")
-    return int(status.split("VmRSS:")[1].split()[0]) / 2**10 if "VmRSS:" in status else 0.0
-
-
-def _read(file: str) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except (OSError, ProcessLookupError):  # has ended
-        return ""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -153,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--tokenizer", required=True, help="folder or Hub name")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of ours, and processes of the other side")
     parser.add_argument("--megabytes", type=float, default=20, help="text of the speed comparison")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--memory", type=float, nargs="+", metavar="MB", help="measure memory for these sizes instead")

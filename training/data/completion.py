@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from modeling_gpt_scratch.durable import write_durably
 
-from .corpus import SPLITS
 from .overlap import describe_overlap, measure_overlap
 from .shards import FORMAT, MANIFEST, tokens_of
+from .split import SPLITS
 from .tokenizer import ids_dtype, tokenizer_sha256
 
 

@@ -12,8 +12,6 @@ from typing import Any
 
 from ..errors import InputError
 
-# The parts of a corpus, in the order in which a contiguous split has them (`split`).
-SPLITS = ("train", "validation", "test")
 PIECE_CHARACTERS = 2**20
 # What has no space for a megabyte is cut into words of this length, since training a tokenizer takes the square of it.
 WORD_CHARACTERS = 4096

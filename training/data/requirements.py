@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerFast
 from configuration.data import DataConfig
 
 from ..errors import InputError, UnavailableError
-from .corpus import SPLITS
 from .shards import TokenShards
+from .split import SPLITS
 from .tokenizer import load_tokenizer, tokenizer_sha256
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import sha256_of
-from .corpus import SPLITS
+from .split import SPLITS
 from .tokenizer import load_tokenizer, tokenizer_sha256
 
 MANIFEST = "manifest.json"

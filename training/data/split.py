@@ -8,9 +8,10 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from ..errors import InputError
-from .corpus import SPLITS, Corpus
+from .corpus import Corpus
 from .duplicates import SeenDocuments
 
+SPLITS = ("train", "validation", "test")  # in the order in which a contiguous split has them
 DEFAULT_FRACTIONS = {"hash": (0.98, 0.01, 0.01), "contiguous": (0.90, 0.05, 0.05)}
 # Below this, a hundredth of the documents would be less than one.
 DOCUMENTS_FOR_HASH_SPLIT = 100

@@ -10,11 +10,11 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from . import writing
-from .corpus import SPLITS, Corpus
+from .corpus import Corpus
 from .duplicates import KEY_BYTES, SeenDocuments
 from .encoding import BatchEncoder, encode_in_order
 from .shards import FORMAT
-from .split import Position, Split, Stretch, split_documents
+from .split import SPLITS, Position, Split, Stretch, split_documents
 from .tokenizer import encoder, ids_dtype
 from .work_folder import WorkFolder
 from .writing import GrowingFile, PartWriter

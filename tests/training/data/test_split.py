@@ -6,8 +6,7 @@ import pytest
 
 from tests.training.data.text_folders import opened, texts
 from training.data import split as split_module
-from training.data.corpus import SPLITS
-from training.data.split import plan_split, split_documents, survey
+from training.data.split import SPLITS, plan_split, split_documents, survey
 from training.errors import InputError
 
 
