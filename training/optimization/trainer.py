@@ -13,7 +13,8 @@ class OptimizedTrainer:
     """What `transformers.Trainer` or a subclass of it gets, as a base class before it, to train by a recipe.
 
     Args:
-        schedule: what the learning rates are multiplied by, as a function of the steps made so far.
+        schedule: what the learning rates are multiplied by, as a function of the steps made so far. It takes the place
+            of `lr_scheduler_type` and `warmup_steps`.
         muon_learning_rate: train the blocks' matrices with Muon at this rate, or `None`.
         muon_dtype: in which it orthogonalises.
         decay_everything: weight decay on biases and norms too.

@@ -38,14 +38,30 @@ class SavingTrainer:
 
     Args:
         checkpoints: where they go.
+        model: of a Transformers class, not a path.
         **kwargs: those of the Trainer.
+
+    Raises:
+        InputError: checkpoints cannot hold the model, or the Trainer is to look for the best one among them.
     """
 
-    def __init__(self, *, checkpoints: Checkpoints, **kwargs):
-        self.model_class: type[PreTrainedModel] = type(kwargs["model"])  # FSDP makes the model one of another class
+    def __init__(self, *, checkpoints: Checkpoints, model: PreTrainedModel, **kwargs):
+        _require_whole(model)
         self.checkpoints = checkpoints
         self._saving = False
-        super().__init__(**kwargs)
+        use_cache = getattr(model.config, "use_cache", None)
+        super().__init__(model=model, **kwargs)
+        _require_whole(self.model)  # TRL puts one that gets a `peft_config` into another
+        if self.args.load_best_model_at_end:
+            raise InputError(
+                "load_best_model_at_end finds no checkpoint of this Trainer: set it to false, and open the checkpoint "
+                "with the lowest eval_loss yourself"
+            )
+        self.model_class: type[PreTrainedModel] = type(self.model)  # FSDP makes the model one of another class
+        if use_cache is not None:
+            # The library has put TrainingArguments.use_cache there. Saved, it makes generation slow for whoever loads
+            # it.
+            self.model.config.use_cache = use_cache
 
     def _progress(self) -> dict[str, Any]:
         """What belongs to a process's part of a checkpoint, as JSON, and the library's own files lack."""
@@ -59,8 +75,9 @@ class SavingTrainer:
         state_dict = self.accelerator.get_state_dict(self.model_wrapped)
         if not self.is_world_process_zero():
             return None
-        writes = getattr(self.model, "generation_config", None)  # only a model that writes text has one
-        return fresh_model(self.model_class, self.model.config, state_dict, writes)
+        # Classifiers have no generation_config.
+        generation_config = getattr(self.model, "generation_config", None)
+        return fresh_model(self.model_class, self.model.config, state_dict, generation_config)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes a folder that `from_pretrained` opens. Every process must call it.
@@ -72,8 +89,9 @@ class SavingTrainer:
         if model is not None:
             folder = output_dir or self.args.output_dir
             model.save_pretrained(folder)
-            if self.processing_class is not None:
-                self.processing_class.save_pretrained(folder)
+            tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """Loads every weight. The library's own way calls tied ones missing, and expects other files under FSDP."""
@@ -167,6 +185,14 @@ class SavingTrainer:
         scheduler.load_state_dict(saved | {"base_lrs": peaks, "_last_lr": rates})
         for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
             group.update(own, lr=rate)
+
+
+def _require_whole(model: Any) -> None:
+    if not isinstance(model, PreTrainedModel) or hasattr(model, "peft_config"):
+        raise InputError(
+            f"checkpoints hold all weights of a Transformers model, but model is {type(model).__name__}, or has "
+            "adapters: load it with from_pretrained, and train it without LoRA"
+        )
 
 
 def _without_wrapper(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..optimization.trainer import OptimizedTrainer
 from ..record import read_metrics
@@ -42,25 +42,21 @@ class ReliableTrainer(SavingTrainer, OptimizedTrainer):
     """
 
     def __init__(self, *, stop: StopRequest, max_skipped_steps: int = 0, speed: Speed | None = None, **kwargs):
-        use_cache = getattr(kwargs["model"].config, "use_cache", None)
         super().__init__(**kwargs)
-        if use_cache is not None:
-            # The library has put TrainingArguments.use_cache there. Saved, it makes generation slow for whoever loads
-            # it.
-            self.model.config.use_cache = use_cache
         self.add_callback(_StepBoundary(self))
         self.stop = stop
         self.max_skipped_steps = max_skipped_steps
         self.speed = speed
         self.step_statistics = StepStatistics(self.args.max_grad_norm)
         self.skipped_in_a_row = self.skipped_steps = 0
-        self.evaluation_is_due = False
+        self.evaluation_is_due = self.is_stopping = False
         self._evaluation: tuple[int, dict[str, float]] | None = None  # the last one in the run: step, metrics
         self._resumed_from: Path | None = None
         self._loss_before_step = 0.0
 
     def train(self, resume_from_checkpoint: str | Path | None = None, **kwargs) -> Any:
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self.args.eval_on_start = self.args.eval_on_start and self._resumed_from is None
         return super().train(resume_from_checkpoint=resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
@@ -127,8 +123,8 @@ class ReliableTrainer(SavingTrainer, OptimizedTrainer):
         """
         was_training = self.model.training
         try:
-            # A loader takes its seed from the random numbers that are meant for dropout. An evaluation that is made up
-            # for after a resume would take none.
+            # The library's loader draws a seed from the numbers that are for dropout. An evaluation that is made up for
+            # must leave them where it would have left them in its time.
             with torch.random.fork_rng(devices=[]):
                 return super().evaluate(*args, **kwargs)
         except _AbandonedError:
@@ -140,9 +136,13 @@ class ReliableTrainer(SavingTrainer, OptimizedTrainer):
 
     def stop_here(self, evaluation_is_due: bool) -> None:
         """Has the library save a checkpoint of the step that has just ended, and leave its loop."""
-        self.evaluation_is_due = evaluation_is_due
+        self.evaluation_is_due, self.is_stopping = evaluation_is_due, True
         self.control.should_evaluate = False
         self.control.should_save = self.control.should_training_stop = True
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether the model is the best so far and therefore saved; so is one whose evaluation was abandoned."""
+        return super()._determine_best_metric(metrics, trial) if metrics else True
 
     def _progress(self) -> dict[str, Any]:
         return {
@@ -161,8 +161,11 @@ class ReliableTrainer(SavingTrainer, OptimizedTrainer):
         self.skipped_in_a_row, self.skipped_steps = progress["skipped_in_a_row"], progress["skipped_steps"]
         self.step_statistics.load_state(progress["step_statistics"])
         done = {line["step"] for line in read_metrics(self.checkpoints.run) if "eval_loss" in line}
-        if progress["evaluation_is_due"] and self.state.global_step not in done and not self.evaluate():
-            self.stop.raise_if_asked()  # abandoned again, and still due in the same checkpoint
+        if progress["evaluation_is_due"] and self.state.global_step not in done:
+            metrics = self.evaluate()
+            if self.evaluation_is_due:  # abandoned again, and still due in the same checkpoint
+                self.stop.raise_if_asked()
+            self._determine_best_metric(metrics, trial=None)
 
 
 class _StepBoundary(TrainerCallback):
@@ -180,8 +183,15 @@ class _StepBoundary(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self.trainer.evaluation_is_due = False
+        if state.epoch.is_integer():
+            # Now, and not after the checkpoint of this step, from which nothing would make up for it.
+            DefaultFlowCallback().on_epoch_end(args, state, control)
         if self.trainer.stop.agreed(args.device):
             self.trainer.stop_here(evaluation_is_due=control.should_evaluate)
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if state.epoch.is_integer() or self.trainer.is_stopping:  # the library comes here from the midst of one too
+            control.should_log = control.should_evaluate = control.should_save = False
 
     def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self.trainer.stop.agreed(args.device):
