@@ -173,18 +173,20 @@ def test_a_run_that_ends_within_an_epoch_does_then_what_is_due_at_its_end(tuner)
 
 @pytest.mark.parametrize("tuner", ["classification"], indirect=True)
 def test_a_stop_in_an_evaluation_leaves_the_best_metric_to_the_resumed_run(tuner):
-    settings = {"metric_for_best_model": "loss", "save_strategy": "best", "eval_on_start": True}
+    # The highest, which is in the middle of this run, so that no later one makes up for it.
+    best = {"metric_for_best_model": "loss", "greater_is_better": True, "save_strategy": "best"}
+    settings = {**best, "eval_on_start": True}
     calm = tuner("calm", **settings)
     calm.train()
     stop = StopRequest()
     at = At(10, lambda: setattr(stop, "signal_number", 15), "on_prediction_step")
     trainer = tuner("stopped", at, stop=stop, **settings)
     trainer.train()
-    assert trainer.checkpoints.all()[-1].name == "checkpoint-10"
+    assert [path.name for path in trainer.checkpoints.all()] == ["checkpoint-5", "checkpoint-10"]
     trainer = resume(tuner("stopped", **settings))
     assert_same_end(trainer, calm)
-    assert trainer.state.best_metric == calm.state.best_metric < float("inf")
-    assert trainer.state.best_global_step == calm.state.best_global_step
+    assert trainer.state.best_metric == calm.state.best_metric
+    assert trainer.state.best_global_step == calm.state.best_global_step == 10
 
 
 def test_a_stop_between_two_evaluation_sets_is_made_up_for(config, tokenizer, tmp_path):
@@ -209,6 +211,7 @@ def test_a_stop_between_two_evaluation_sets_is_made_up_for(config, tokenizer, tm
     calm = start("calm")
     calm.train()
     start("stopped", BetweenSets(), stop=stop).train()
+    stop.signal_number = 0
     with pytest.raises(RunStoppedError):  # again, where it is to be made up for
         resume(start("stopped", BetweenSets(), stop=stop))
     trainer = resume(start("stopped"))
@@ -239,6 +242,19 @@ def test_the_last_evaluation_is_remembered(tuner):
     (measured,) = [line["eval_loss"] for line in lines(trainer) if "eval_loss" in line]
     assert trainer.evaluation_of(6)["eval_loss"] == measured
     assert trainer.evaluation_of(5) is None
+
+
+def test_muon_is_not_left_out_in_silence_for_an_optimizer_that_was_given(config, tokenizer, tmp_path):
+    ours = tuners.reliability(tmp_path)
+    with pytest.raises(InputError, match="beside an optimizer of your own"):
+        tuners.gpt2(config, tokenizer, tmp_path, {}, optimizer_cls_and_kwargs=(torch.optim.SGD, {}), **ours)
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    with pytest.raises(InputError, match="beside an optimizer of your own"):
+        tuners.gpt2(config, tokenizer, tmp_path, {}, optimizers=(optimizer, None), **ours)
+    trainer = tuners.gpt2(
+        config, tokenizer, tmp_path, {}, optimizers=(optimizer, None), **ours | {"muon_learning_rate": None}
+    )
+    assert trainer.create_optimizer() is optimizer
 
 
 def test_what_checkpoints_cannot_hold_is_refused_before_anything_is_trained(config, tokenizer, tmp_path):

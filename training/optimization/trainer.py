@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..errors import InputError
 from .muon import Muon
 from .optimizers import MuonWithAuxiliary
 
@@ -19,6 +20,9 @@ class OptimizedTrainer:
         muon_dtype: in which it orthogonalises.
         decay_everything: weight decay on biases and norms too.
         **kwargs: those of the Trainer.
+
+    Raises:
+        InputError: the Trainer has been given an optimizer beside Muon.
     """
 
     def __init__(
@@ -35,6 +39,11 @@ class OptimizedTrainer:
         self.muon_dtype = muon_dtype
         self.decay_everything = decay_everything
         super().__init__(**kwargs)
+        if muon_learning_rate is not None and (self.optimizer is not None or self.optimizer_cls_and_kwargs is not None):
+            raise InputError(
+                "muon_learning_rate is set beside an optimizer of your own: leave one out, or set `optim` in the "
+                "arguments to choose the optimizer beside Muon"
+            )
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is not None or self.muon_learning_rate is None:
