@@ -30,4 +30,4 @@ def test_example_runs(title, tiny_model, tokenizer, tmp_path, monkeypatch, capsy
 
 
 def test_the_page_has_the_examples():
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7

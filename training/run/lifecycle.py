@@ -147,7 +147,6 @@ class _Run:
                 f"{self.folder.path} is finished and has no checkpoint to go on from (save_strategy was no, or they "
                 "were deleted): choose another output_dir to train from the start"
             )
-        self.args.eval_on_start = self.args.eval_on_start and self.checkpoint is None
 
     def _make_trainer(self, schedule: Callable[[int], float]) -> None:
         model = self.program.make_model()
