@@ -1,1 +1,1 @@
-"""Named model sizes, run recipes, the settings that these are made of, and their one loader, [`recipe`]."""
+"""Named model sizes, run recipes, the settings that these are made of, and their one loader, recipe.py."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+from modeling_gpt_scratch import GPTScratchConfig
 from training.errors import InputError
 
 from .client import AS_BEFORE, UNKNOWN
@@ -19,7 +20,6 @@ from .contents import is_stale
 from .repository import Repository, differences
 
 COMMIT_TITLE = "Publish with gpt-scratch"
-OWN_MODEL_TYPE = "gpt_scratch"
 # What `from_pretrained` runs or loads although it belongs to no release.
 INTRUDERS = re.compile(r".*\.py|adapter_config\.json|adapter_model\..*")
 
@@ -193,7 +193,7 @@ def _refuse_another_model(repository: Repository, commit: str) -> None:
             model_type = json.loads(Path(file).read_text(encoding="utf-8")).get("model_type")
         except (ValueError, AttributeError):
             model_type = None
-    if model_type != OWN_MODEL_TYPE:
+    if model_type != GPTScratchConfig.model_type:
         raise InputError(
             f"{repo_id} holds another model (model_type {model_type}): choose another repository, or delete its files "
             "there first"

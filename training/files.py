@@ -1,10 +1,12 @@
-"""Files that several processes or several times share: hashes say that one holds what was written, locks who has it."""
+"""What several processes or several times share: hashes say that it is what was written, locks who has it."""
 
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -29,6 +31,11 @@ def sha256_of(file: Path, progress: Callable[[int], object] = lambda count: None
 def weights_sha256(model: Path) -> dict[str, str]:
     """The hash of each file of weights in a model folder."""
     return {file.name: sha256_of(file) for file in sorted(model.glob("*.safetensors"))}
+
+
+def sha256_of_values(values: Any) -> str:
+    """The hash of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

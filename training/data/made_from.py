@@ -16,7 +16,8 @@ from configuration.data import DataConfig
 from modeling_gpt_scratch.durable import write_durably
 
 from ..errors import InputError, UnavailableError
-from .shards import FORMAT, data_record, sha256_of_values
+from ..files import sha256_of_values
+from .shards import FORMAT, data_record
 from .work_folder import work_on
 
 MADE_FROM = "made_from.json"

@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerFast
 from configuration.data import DataConfig
 
 from ..errors import UnavailableError
+from ..files import sha256_of_values
 from ..processes import on_every_process, on_first_process
 from .corpus import Corpus
 from .made_from import Signatures, find_in_place_of, find_made_from, remember_made_from, settings_sha256
 from .requirements import check_parts, check_settings, check_vocabulary
-from .shards import TokenShards, data_record, sha256_of_values
+from .shards import TokenShards, data_record
 from .sources import open_corpus
 from .text_preparation import prepare_text
 from .token_files import find_token_files, prepare_token_files, signature_of_files

@@ -11,7 +11,6 @@ Each part begins with the end-of-text token, and each document is followed by it
 so is every end. The folder has its final name only when it is complete. `preparation` makes such folders.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from safetensors import safe_open
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import sha256_of
+from ..files import sha256_of, sha256_of_values
 from .split import SPLITS
 from .tokenizer import load_tokenizer, tokenizer_sha256
 
@@ -162,11 +161,6 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and "format" in manifest else None
-
-
-def sha256_of_values(values: Any) -> str:
-    """Names what prepared data is made of, or what a recipe says of it, by all of `values`, which JSON must know."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def folder_name(corpus: str, contents: Any) -> str:

@@ -10,7 +10,6 @@ Checkpoints that are complete or absent, and known to be whole when they are rea
 A checkpoint is written to a hidden folder and takes its name when everything in it is on the disk.
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from modeling_gpt_scratch.durable import give_name
 
 from ..errors import InputError
-from ..files import sha256_of
+from ..files import sha256_of, sha256_of_values
 from ..record import CHECKPOINT, STAGING, checkpoints_in, read_metrics, step_of
 
 MANIFEST = "manifest.json"
@@ -29,11 +28,16 @@ SMALL_FILES_BYTES = 32 * 2**20
 OTHER_VERSION = "it was written by another version of this program"
 
 
+def progress_file(rank: int) -> str:
+    """The name of the file in which a checkpoint keeps what a process has not logged yet."""
+    return f"progress-{rank}.json"
+
+
 def problems_of(checkpoint: Path) -> list[str]:
     """What is wrong with a checkpoint, a line for each file; empty where it is what was written."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        if manifest.pop("sha256") != _own_hash(manifest):
+        if manifest.pop("sha256") != sha256_of_values(manifest):
             raise ValueError
     except FileNotFoundError:
         return [f"{MANIFEST} is missing"]
@@ -67,7 +71,7 @@ def _lacking(manifest: dict[str, Any]) -> list[str]:
         *("config.json", weights, OPTIMIZER, SCHEDULER, STATE),
         *([SCALER] if manifest["is_scaled"] else []),
         *states,
-        *(f"progress-{rank}.json" for rank in range(processes)),
+        *(progress_file(rank) for rank in range(processes)),
     ]
     return [name for name in required if name not in files]
 
@@ -83,7 +87,7 @@ class Checkpoints:
     Args:
         run: the run folder.
         fingerprint: what a run must have in common with the one that goes on from its checkpoint, made by
-            `folder.fingerprint`.
+            `Groups.fingerprint`.
         limit: how many to keep, the newest ones; `None` keeps all. The one with the lowest validation loss is kept
             beside them.
     """
@@ -167,7 +171,7 @@ class Checkpoints:
         lacking = _lacking(manifest)
         if lacking:
             raise OSError(f"{', '.join(lacking)} was not written")
-        manifest["sha256"] = _own_hash(manifest)
+        manifest["sha256"] = sha256_of_values(manifest)
         (staged / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         if final.exists():  # the same step, reached again from an older checkpoint
             shutil.rmtree(final)
@@ -186,8 +190,3 @@ class Checkpoints:
         for checkpoint in checkpoints[: -self.limit]:
             if checkpoint != best:
                 shutil.rmtree(checkpoint)
-
-
-def _own_hash(manifest: dict[str, Any]) -> str:
-    """The sha256 of everything in a manifest beside it."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

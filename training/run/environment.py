@@ -1,6 +1,5 @@
 """Where a run takes place: versions, git commit and hardware; no user name, host name or path."""
 
-import os
 import platform
 import subprocess
 from importlib import metadata
@@ -9,12 +8,14 @@ from typing import Any
 
 import torch
 
+from ..processes import process_count
+
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "huggingface_hub")
 
 
 def describe_environment() -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # one for each GPU
+    processes = process_count()  # one for each GPU
     count, unit = (processes, "GPUs") if torch.cuda.is_available() else (processes * torch.get_num_threads(), "threads")
     return {
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},

@@ -23,6 +23,7 @@ from ..optimization.precision import (
 from ..optimization.schedules import build_schedule
 from ..optimization.steps import steps_for_epochs
 from ..processes import leads, on_first_process, process_count, wants_fsdp
+from ..record import RECIPE
 from ..view.live import LiveCharts
 from .checkpoints import Checkpoints
 from .folder import RunFolder
@@ -54,7 +55,7 @@ def run_program(program: Program, resume: str = "auto", allowed: Collection[str]
     folder = RunFolder(program, allowed)
     if folder.unknown_settings and leads():
         names = ", ".join(folder.unknown_settings)
-        print(f"{folder.path}/recipe.yaml: this version of the library does not know {names}", file=sys.stderr)
+        print(f"{folder.path / RECIPE}: this version of the library does not know {names}", file=sys.stderr)
     finished = folder.result()
     if finished is not None and resume == "auto" and not folder.changed_groups:
         if leads():

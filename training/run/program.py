@@ -1,7 +1,5 @@
 """What a program says of itself, so that lifecycle.py can do the rest."""
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -11,6 +9,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from configuration.recipe import Recipe
 
+from ..files import sha256_of_values
 from .fingerprint import Groups
 from .trainer import ReliableTrainer
 
@@ -81,7 +80,7 @@ class Program(ABC):
 
     def hashes(self, data: dict[str, Any]) -> dict[str, str]:
         """Group -> the sha256 of that part of what [`prepare`] has said which the group stands for."""
-        return {"data": hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()}
+        return {"data": sha256_of_values(data)}
 
     @abstractmethod
     def num_examples(self) -> int:

@@ -24,7 +24,7 @@ from modeling_gpt_scratch.model_folder import fresh_model
 
 from ..errors import InputError
 from ..record import CHECKPOINT
-from .checkpoints import OPTIMIZER, SCHEDULER, Checkpoints
+from .checkpoints import OPTIMIZER, SCHEDULER, Checkpoints, progress_file
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class SavingTrainer:
                 self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(model, trial)
                 progress = json.dumps(self._progress())
-                place = self.checkpoints.staging / f"{CHECKPOINT}{step}" / f"progress-{self.args.process_index}.json"
+                place = self.checkpoints.staging / f"{CHECKPOINT}{step}" / progress_file(self.args.process_index)
                 place.write_text(progress, encoding="utf-8")
         except (OSError, SafetensorError, RuntimeError) as error:
             # torch.save reports a full disk as a RuntimeError of its file writer.

@@ -15,6 +15,7 @@ from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, T
 
 from ..optimization.trainer import OptimizedTrainer
 from ..record import read_metrics
+from .checkpoints import progress_file
 from .interruption import StopRequest
 from .saving import SavingTrainer
 from .speed import Speed
@@ -154,9 +155,9 @@ class ReliableTrainer(SavingTrainer, OptimizedTrainer):
         }
 
     def _restore_progress(self) -> None:
-        file = self._resumed_from / f"progress-{self.args.process_index}.json"
+        file = self._resumed_from / progress_file(self.args.process_index)
         if not file.exists():  # saved by fewer processes
-            file = self._resumed_from / "progress-0.json"
+            file = self._resumed_from / progress_file(0)
         progress = json.loads(file.read_text(encoding="utf-8"))
         self.skipped_in_a_row, self.skipped_steps = progress["skipped_in_a_row"], progress["skipped_steps"]
         self.step_statistics.load_state(progress["step_statistics"])

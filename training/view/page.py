@@ -4,7 +4,7 @@ import html
 from dataclasses import dataclass
 from typing import Any
 
-from ..record import program_of
+from ..record import CHECKPOINT, program_of
 from .unit import TOKENS, UNITS
 
 REFRESH_SECONDS = 5
@@ -186,7 +186,7 @@ def progress_tiles(progress: Progress, unit: str, record: dict[str, Any], checkp
         ("step", f"{last['step']:,}", f"of {progress.steps:,}" if progress.steps else ""),
         (unit, count(last.get(unit, 0)), f"of {count(planned[unit])}" if unit in planned else ""),
         ("time left", left, f"{duration(last['elapsed_seconds'])} so far"),
-        ("last checkpoint", checkpoint.removeprefix("checkpoint-") if checkpoint else "none yet", checkpoint or ""),
+        ("last checkpoint", checkpoint.removeprefix(CHECKPOINT) if checkpoint else "none yet", checkpoint or ""),
     ]
 
 

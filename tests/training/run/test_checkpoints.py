@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from training.errors import InputError
-from training.run.checkpoints import MANIFEST, Checkpoints, _own_hash, manifest_of, problems_of
+from training.files import sha256_of_values
+from training.run.checkpoints import MANIFEST, Checkpoints, manifest_of, problems_of
 
 FINGERPRINT = {"batch": {"tokens_per_step": 256, "processes": 1}}
 REQUIRED = ("config.json", "scheduler.pt", "trainer_state.json", "rng_state.pth", "progress-0.json")
@@ -136,7 +137,7 @@ def test_every_process_and_a_scaler_have_a_part_in_a_checkpoint(tmp_path):
 def test_a_checkpoint_of_another_version_is_not_called_damaged(checkpoints, tmp_path):
     manifest = json.loads((save(checkpoints, 7) / MANIFEST).read_text())
     del manifest["is_scaled"], manifest["sha256"]
-    manifest["sha256"] = _own_hash(manifest)
+    manifest["sha256"] = sha256_of_values(manifest)
     (tmp_path / "checkpoint-7" / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"written by another version of this program(.|\n)*go on with the version"):
         checkpoints.newest_valid()
@@ -147,6 +148,6 @@ def test_a_manifest_that_seals_too_little_is_not_believed(checkpoints):
     checkpoint = save(checkpoints, 7)
     manifest = json.loads((checkpoint / MANIFEST).read_text())
     del manifest["files"]["scheduler.pt"], manifest["sha256"]
-    manifest["sha256"] = _own_hash(manifest)
+    manifest["sha256"] = sha256_of_values(manifest)
     (checkpoint / MANIFEST).write_text(json.dumps(manifest))
     assert problems_of(checkpoint) == ["scheduler.pt is missing"]
