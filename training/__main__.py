@@ -11,7 +11,8 @@ from configuration.recipe_file import RecipeError
 from modeling_gpt_scratch.model_folder import ModelFolderError
 
 from .errors import InputError
-from .run.interruption import RunStoppedError, lasting_output
+from .run.interruption import RunStoppedError
+from .run.lasting_output import lasting_output
 
 COMMANDS = ("tokenize", "pretrain", "watch", "generate")  # modules of this folder, imported when they are asked for
 

@@ -21,7 +21,7 @@ from modeling_gpt_scratch.modeling_gpt_scratch import GPTScratchDecoderLayer
 from training.__main__ import COMMANDS
 from training.pretrain import Pretraining
 from training.record import read_metrics
-from training.run.fingerprint import add_resume_arguments
+from training.run.command import add_resume_arguments
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "configuration" / "launch"

@@ -7,7 +7,7 @@ from transformers import logging
 from configuration.command_line import add_recipe_arguments, parse_recipe_arguments
 from configuration.recipe import Recipe
 
-from .fingerprint import add_resume_arguments
+from .fingerprint import Groups
 from .program import Program
 
 
@@ -28,6 +28,22 @@ def program_parser(program_class: type[Program], command: str, description: str)
     return parser
 
 
+def add_resume_arguments(parser: argparse.ArgumentParser, groups: Groups) -> None:
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|CHECKPOINT",
+        help="auto: go on from the newest whole checkpoint, if there is one; never: refuse to; or a checkpoint's path "
+        "(default: auto)",
+    )
+    parser.add_argument(
+        "--allow_changed",
+        default="",
+        metavar="GROUP,...",
+        help=f"let a run go on although its recipe has changed in these groups: {', '.join(groups.allowable)}",
+    )
+
+
 def read_command(
     parser: argparse.ArgumentParser, program_class: type[Program], argv: list[str]
 ) -> tuple[Recipe, list[str], argparse.Namespace]:
@@ -41,4 +57,4 @@ def read_command(
     """
     logging.disable_progress_bar()  # a bar for each checkpoint's file would tear the run's own
     recipe, options = parse_recipe_arguments(parser, program_class.recipe_class, argv)
-    return recipe, program_class.groups().allowed(options), options
+    return recipe, program_class.groups().allowed(options.allow_changed), options

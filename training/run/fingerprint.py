@@ -1,6 +1,5 @@
 """What a run was trained on, compared with what it is to go on with; what may differ is allowed by groups."""
 
-import argparse
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -72,9 +71,9 @@ class Groups:
         groups[OPTIMIZER]["muon"] = values["muon_learning_rate"] is not None
         return groups
 
-    def allowed(self, options: argparse.Namespace) -> list[str]:
-        """The groups of `--allow_changed`. Raises InputError where a name is none of `allowable`."""
-        allowed = [group for group in options.allow_changed.split(",") if group]
+    def allowed(self, named: str) -> list[str]:
+        """The groups that `--allow_changed` names. Raises InputError where a name is none of `allowable`."""
+        allowed = [group for group in named.split(",") if group]
         unknown = set(allowed) - set(self.allowable)
         if unknown:
             raise InputError(
@@ -102,19 +101,3 @@ class Groups:
         if not self.fixed.keys() & set(groups):
             remedy += f"; to go on all the same: --allow_changed {','.join(sorted({*groups, *allowed}))}"
         raise InputError(f"{what} belongs to a run with another {' and '.join(groups)} ({lines}): {remedy}")
-
-
-def add_resume_arguments(parser: argparse.ArgumentParser, groups: Groups) -> None:
-    parser.add_argument(
-        "--resume",
-        default="auto",
-        metavar="auto|never|CHECKPOINT",
-        help="auto: go on from the newest whole checkpoint, if there is one; never: refuse to; or a checkpoint's path "
-        "(default: auto)",
-    )
-    parser.add_argument(
-        "--allow_changed",
-        default="",
-        metavar="GROUP,...",
-        help=f"let a run go on although its recipe has changed in these groups: {', '.join(groups.allowable)}",
-    )

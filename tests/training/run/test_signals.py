@@ -15,7 +15,8 @@ from benchmarks import faults
 from tests.training.run.disturbances import HAS_FORK
 from tests.training.run.endings import calm_ending
 from training.__main__ import main
-from training.run.interruption import StopRequest, lasting_output
+from training.run.interruption import StopRequest
+from training.run.lasting_output import lasting_output
 
 ROOT = Path(__file__).parents[3]
 
