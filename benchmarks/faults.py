@@ -11,7 +11,6 @@ from the clone's root; needs a system with fork:
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -27,7 +26,8 @@ from pathlib import Path
 import torch
 
 from training.__main__ import main as training
-from training.record import METRICS, STAGING, read_metrics
+from training.files import weights_sha256
+from training.record import METRICS, MODEL, STAGING, checkpoints_in, read_metrics
 
 # What may differ: when it happened, and how fast.
 TIMES = ("elapsed_seconds", "eval_runtime", "mfu", "tokens_per_second")
@@ -124,11 +124,14 @@ def wait_until(condition: Callable[[], bool], children: list[int], seconds: floa
     return True
 
 
-def ending(run: Path) -> tuple[str, list[dict]]:
+def without_times(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl, but for what may differ."""
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in read_metrics(run)]
+
+
+def ending(run: Path) -> tuple[dict[str, str], list[dict]]:
     """What two runs are compared by: the hash of the weights, and the metrics without times."""
-    weights = hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
-    lines = [{name: value for name, value in line.items() if name not in TIMES} for line in read_metrics(run)]
-    return weights, lines
+    return weights_sha256(run / MODEL), without_times(run)
 
 
 def survive(
@@ -181,7 +184,7 @@ def survive(
         figures["kills"] += 1
         figures["while saving"] += (run / STAGING).exists()
         figures["starts"] += 1
-        figures["resumed"] += any(run.glob("checkpoint-*"))
+        figures["resumed"] += bool(checkpoints_in(run))
         children = start(argv, processes, log)
     else:
         if any(wait(children)):

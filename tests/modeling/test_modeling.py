@@ -101,10 +101,6 @@ def test_loading_returns_the_saved_weights(tied, tiny_model, tmp_path):
     assert torch.equal(base(input_ids).last_hidden_state, model.model(input_ids).last_hidden_state)
 
 
-def pack(lengths: list[int]) -> torch.LongTensor:
-    return torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
-
-
 # Refusals
 
 

@@ -8,7 +8,6 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import faults
 from training.__main__ import main
-from training.record import read_metrics
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 
@@ -21,11 +20,6 @@ def calm_ending(argv: list[str], tmp_path: Path) -> tuple:
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model" / "model.safetensors")
-
-
-def without_times(run: Path) -> list[dict]:
-    timed = ("elapsed_seconds", "tokens_per_second", "mfu", "eval_runtime")
-    return [{name: value for name, value in line.items() if name not in timed} for line in read_metrics(run)]
 
 
 def assert_opens_as(folder: Path, logits: torch.Tensor) -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Trainer
 
+from benchmarks.faults import without_times
 from tests.training.run.disturbances import interrupt_at
-from tests.training.run.endings import assert_opens_as, weights, without_times
+from tests.training.run.endings import assert_opens_as, weights
 from training.__main__ import main
 from training.files import weights_sha256
 from training.record import read_metrics

@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.faults import without_times
 from tests.training.run import regression
-from tests.training.run.endings import without_times
 from tests.training.run.regression import Line
 from training.__main__ import exit_code_of
 from training.__main__ import main as training

@@ -5,9 +5,10 @@ import json
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.faults import without_times
 from configuration.pretraining import PretrainingRecipe
 from tests.training.run.disturbances import interrupt_at
-from tests.training.run.endings import assert_opens_as, weights, without_times
+from tests.training.run.endings import assert_opens_as, weights
 from training.__main__ import main
 from training.pretrain import Pretraining
 from training.record import read_metrics
