@@ -1,1 +1,9 @@
-"""From a model folder to a verified repository on the Hub; imports of training only `errors`, `files` and `record`."""
+"""
+From a model folder to a verified repository on the Hub; imports of training only `errors`, `files` and `record`.
+
+    source, record, contents                        what there is, and which of it goes along
+    release, card                                   the folder that is sent, and its model card
+    confidential, verification                      what it is checked for
+    stranger, environments                          the process without this project that opens it, and its libraries
+    access, client, repository, commit, publish     the Hub
+"""

@@ -1,1 +1,12 @@
-"""From text to its split, to tokens in shards, to windows of tokens. Imports what lies in `training/` itself alone."""
+"""
+From text to its split, to tokens in shards, to windows of tokens. Imports what lies in `training/` itself alone.
+
+    sources, hub_source, corpus    documents, one after the other
+    split, duplicates              the part that each belongs to, and whether it came before
+    tokenizer, encoding            from text to ids
+    tokenization, writing          shards, written so that a killed process loses little (work_folder)
+    text_preparation, token_files  prepared data made of text, or of ids (completion, overlap, requirements)
+    made_from                      prepared data found again
+    preparation                    all of it: from a recipe to its shards
+    shards, windows                prepared data, read
+"""

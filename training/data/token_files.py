@@ -69,7 +69,7 @@ def prepare_token_files(
     name = files[0].resolve().parent.name
     if tokenizer is None:
         raise InputError(f"tokenizer is train, but {name} holds token files: name the tokenizer that made them")
-    lengths = [_tokens_of(file) for file in files]
+    lengths = [_length_of(file) for file in files]
     with tqdm(total=sum(file.stat().st_size for file in files), desc="hashing", unit="B", delay=5) as progress:
         hashes = {file: sha256_of(file, progress.update) for file in files}
     contents = [FORMAT, *hashes.values(), tokenizer_sha256(tokenizer), tokenizer.eos_token_id]
@@ -156,7 +156,7 @@ def _count(tokens: TokenVector, byte_lengths: np.ndarray, eos_token_id: int) -> 
     return {"utf8_bytes": utf8_bytes, "documents": documents}
 
 
-def _tokens_of(file: Path) -> int:
+def _length_of(file: Path) -> int:
     """Tokens in a file. Raises InputError where it is not one vector `tokens` of ids."""
     try:
         with safe_open(file, framework="numpy") as stored:

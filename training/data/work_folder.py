@@ -1,4 +1,14 @@
-"""The work folder of data that is being prepared: one process at a time has it, and the next one goes on in it."""
+"""
+The work folder of data that is being prepared: one process at a time has it, and the next one goes on in it.
+
+    <name>.partial/
+      state.json              how far the corpus is done, and the lengths of the files below at that point
+      train-00002.tokens ...  ids of the shard that is being filled, without a header
+      seen.keys               keys of the documents seen, where duplicates are left out
+      data/                   finished shards and the tokenizer; becomes the folder of the prepared data
+
+A file that has its final name is complete and on the disk. What was written after the state is written again.
+"""
 
 import json
 import shutil
@@ -16,7 +26,7 @@ LOCK = "lock"
 
 
 class WorkFolder:
-    """What `writing` describes. Made by [`work_on`]."""
+    """Made by [`work_on`]."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,14 +1,4 @@
-"""
-Writing token shards so that a process may be killed at any time and another one goes on.
-
-    <name>.partial/
-      state.json              how far the corpus is done, and the lengths of the files below at that point
-      train-00002.tokens ...  ids of the shard that is being filled, without a header
-      seen.keys               keys of the documents seen, where duplicates are left out
-      data/                   finished shards and the tokenizer; becomes the folder of the prepared data
-
-A file that has its final name is complete and on the disk. What was written after the state is written again.
-"""
+"""Writing token shards so that a process may be killed at any time and another one goes on (`work_folder`)."""
 
 import hashlib
 import json
