@@ -11,8 +11,7 @@ from huggingface_hub import EvalResult
 
 from training.errors import InputError
 from training.files import weights_sha256
-from training.record import MODEL, RECIPE, RECORD, program_of, read_recipe
-from training.record import read_record as read_run
+from training.record import MODEL, RECIPE, RECORD, program_of, read_recipe, read_record
 
 from .contents import parts_in
 
@@ -68,7 +67,7 @@ class RunRecord:
         return "python" in self.corpus
 
 
-def read_record(model: Path) -> RunRecord | None:
+def record_of(model: Path) -> RunRecord | None:
     """The record of the run that wrote a model folder, or `None` for a model that comes from elsewhere.
 
     Raises:
@@ -79,7 +78,7 @@ def read_record(model: Path) -> RunRecord | None:
     if model.resolve().name != MODEL or not described:
         return None
     try:
-        record = RunRecord(read_recipe(folder), read_run(folder), tuple(parts_in(folder, "run")))
+        record = RunRecord(read_recipe(folder), read_record(folder), tuple(parts_in(folder, "run")))
     except InputError as error:
         raise InputError(f"the run's record beside {model} cannot be read: {error}") from None
     if not isinstance(record.run["data"], dict) or (record.is_from_scratch and not record.corpus):

@@ -22,7 +22,7 @@ from training.files import sha256_of
 
 from .card import CardFacts, write_card
 from .contents import CODE_FILES, parts_in
-from .record import RunRecord, read_record, results_of_lm_eval, results_of_run
+from .record import RunRecord, record_of, results_of_lm_eval, results_of_run
 from .source import NATIVE_CLASS, TASKS, problems_of_source, read_config
 
 FIRST_TAG = "v1"
@@ -101,7 +101,7 @@ def prepare_release(
     problems = problems_of_source(model, native)
     if problems:
         raise InputError("\n".join(problems))
-    record = read_record(model)
+    record = record_of(model)
     measured = [result for file in evaluations for result in results_of_lm_eval(file)]
     source, auto_class, pipeline_tag = _open(model)
     network = _fill(folder, model, source, record, native)
