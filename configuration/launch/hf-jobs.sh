@@ -6,11 +6,11 @@
 #   .venv/bin/hf jobs run --detach --flavor a100x8 --timeout 2d --attempts 5 --secrets HF_TOKEN --volume code:/code \
 #     python:3.12 bash /code/configuration/launch/hf-jobs.sh OWNER/BUCKET configuration/recipes/blog-baseline.yaml
 #
-# Settings may follow the recipe, as --field value, and so may --resume and --allow_changed. This script is what runs there. The bucket holds the run folder of
-# this run alone: the job begins with what is in it and sends every five minutes what is new, so the next attempt, and
-# the same command after the time is over, go on from the newest whole checkpoint. The run is on the machine's own disk,
-# since a mounted bucket has no locks and cannot append. DATASET is the one on the Hub that the blog's recipes read: for
-# another corpus, --env DATASET=none.
+# Settings may follow the recipe, as --field value, and so may --resume and --allow_changed. This script is what runs
+# there. The bucket holds the run folder of this run alone: the job begins with what is in it and sends every five
+# minutes what is new, so the next attempt, and the same command after the time is over, go on from the newest whole
+# checkpoint. The run is on the machine's own disk, since a mounted bucket has no locks and cannot append. DATASET is the
+# one on the Hub that the blog's recipes read: for another corpus, --env DATASET=none.
 set -euo pipefail
 bucket=hf://buckets/$1 recipe=$2
 shift 2
