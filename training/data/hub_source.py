@@ -68,7 +68,7 @@ class HubCorpus(Corpus):
         return stream.select_columns([self._text_field]) if self._text_field in (stream.features or ()) else stream
 
 
-def open_hub_dataset(run: DataConfig) -> HubCorpus:
+def open_hub_dataset(config: DataConfig) -> HubCorpus:
     """The dataset that `corpus: hf:owner/name` means, at the commit that its revision stands for now.
 
     The Hub is asked for that only where the revision is not itself a commit.
@@ -76,15 +76,15 @@ def open_hub_dataset(run: DataConfig) -> HubCorpus:
     Raises:
         UnavailableError: there is no such dataset, or it cannot be reached, or `datasets` is not installed.
     """
-    repository = run.corpus.removeprefix(HUB_PREFIX)
+    repository = config.corpus.removeprefix(HUB_PREFIX)
     try:
         import datasets  # noqa: F401
     except ImportError:
-        raise UnavailableError(f"corpus {run.corpus} needs the datasets library: pip install '.[data]'") from None
-    commit = run.dataset_revision
+        raise UnavailableError(f"corpus {config.corpus} needs the datasets library: pip install '.[data]'") from None
+    commit = config.dataset_revision
     if commit is None or not COMMIT.fullmatch(commit):
         try:
-            commit = HfApi().dataset_info(repository, revision=run.dataset_revision).sha
+            commit = HfApi().dataset_info(repository, revision=config.dataset_revision).sha
         except (HTTPError, OSError, ValueError) as error:
             raise UnavailableError(f"dataset {repository} cannot be found: {' '.join(str(error).split())}") from None
-    return HubCorpus(repository, commit, run.dataset_config, run.dataset_split, run.text_field)
+    return HubCorpus(repository, commit, config.dataset_config, config.dataset_split, config.text_field)

@@ -30,11 +30,11 @@ SETTINGS = (
 Signatures = dict[str, str]
 
 
-def settings_sha256(run: DataConfig, vocab_size: int) -> str:
+def settings_sha256(config: DataConfig, vocab_size: int) -> str:
     """Names what a recipe says of its data."""
-    settings = {name: getattr(run, name) for name in SETTINGS}
-    settings["corpus"] = os.path.normpath(run.corpus)
-    settings["vocab_size"] = vocab_size if run.tokenizer == "train" else None
+    settings = {name: getattr(config, name) for name in SETTINGS}
+    settings["corpus"] = os.path.normpath(config.corpus)
+    settings["vocab_size"] = vocab_size if config.tokenizer == "train" else None
     return sha256_of_values([FORMAT, settings])
 
 

@@ -30,7 +30,7 @@ def add_verify_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare_shards(
-    run: DataConfig,
+    config: DataConfig,
     vocab_size: int,
     window: int,
     say: Callable[[str], None],
@@ -55,10 +55,12 @@ def prepare_shards(
     """
 
     def open_prepared() -> TokenShards:
-        given = data_record(Path(run.corpus)) is not None
-        prepared = TokenShards(Path(run.corpus) if given else _find_or_prepare(run, vocab_size, window, say, begun_on))
+        given = data_record(Path(config.corpus)) is not None
+        prepared = TokenShards(
+            Path(config.corpus) if given else _find_or_prepare(config, vocab_size, window, say, begun_on)
+        )
         if given:
-            check_settings(run, prepared, vocab_size, say)
+            check_settings(config, prepared, vocab_size, say)
         check_vocabulary(prepared.tokenizer, vocab_size)
         check_parts(prepared.manifest["parts"], window)
         if verify:
@@ -81,46 +83,46 @@ class _Sources:
         missing: why the others cannot.
     """
 
-    def __init__(self, run: DataConfig):
-        self.token_files = find_token_files(run.corpus)
+    def __init__(self, config: DataConfig):
+        self.token_files = find_token_files(config.corpus)
         self.corpus: Corpus | None = None
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self.signatures: Signatures = {}
         self.missing: list[UnavailableError] = []
         for name, signature in (("corpus", self._open_corpus), ("tokenizer", self._open_tokenizer)):
             try:
-                self.signatures[name] = signature(run)
+                self.signatures[name] = signature(config)
             except UnavailableError as error:
                 self.missing.append(error)
 
-    def _open_corpus(self, run: DataConfig) -> str:
+    def _open_corpus(self, config: DataConfig) -> str:
         if self.token_files is not None:
             return sha256_of_values(signature_of_files(self.token_files))
-        self.corpus = open_corpus(run)
+        self.corpus = open_corpus(config)
         return self.corpus.signature()
 
-    def _open_tokenizer(self, run: DataConfig) -> str:
-        if run.tokenizer == "train":
+    def _open_tokenizer(self, config: DataConfig) -> str:
+        if config.tokenizer == "train":
             return "train"
-        self.tokenizer = load_tokenizer(run.tokenizer)
+        self.tokenizer = load_tokenizer(config.tokenizer)
         return sha256_of_values(tokenizer_identity(self.tokenizer))
 
 
 def _find_or_prepare(
-    run: DataConfig,
+    config: DataConfig,
     vocab_size: int,
     window: int,
     say: Callable[[str], None],
     begun_on: dict[str, Any] | None,
 ) -> Path:
-    data_dir, settings = Path(run.data_dir), settings_sha256(run, vocab_size)
+    data_dir, settings = Path(config.data_dir), settings_sha256(config, vocab_size)
     if begun_on is not None:
         begun_in = data_dir / begun_on.get("folder", "")
         if data_record(begun_in) == begun_on:
             say(f"the run goes on with the data that it began on, {begun_in}")
             return begun_in
-        run = replace(run, dataset_revision=begun_on["corpus"].get("revision", run.dataset_revision))
-    sources = _Sources(run)
+        config = replace(config, dataset_revision=begun_on["corpus"].get("revision", config.dataset_revision))
+    sources = _Sources(config)
     if sources.missing:
         return find_in_place_of(sources.missing, data_dir, settings, sources.signatures, say)
     if sources.tokenizer is not None:
@@ -131,6 +133,6 @@ def _find_or_prepare(
     if sources.token_files is not None:
         folder = prepare_token_files(sources.token_files, data_dir, sources.tokenizer, say)
     else:
-        folder = prepare_text(run, sources.corpus, sources.tokenizer, vocab_size, window, say)
+        folder = prepare_text(config, sources.corpus, sources.tokenizer, vocab_size, window, say)
     remember_made_from(folder, settings, sources.signatures, say)
     return folder

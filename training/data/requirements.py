@@ -34,7 +34,7 @@ def check_parts(parts: dict[str, Any], window: int) -> None:
             raise InputError(f"the {part} part of the corpus is empty: use more text or other split_fractions")
 
 
-def check_settings(run: DataConfig, prepared: TokenShards, vocab_size: int, say: Callable[[str], None]) -> None:
+def check_settings(config: DataConfig, prepared: TokenShards, vocab_size: int, say: Callable[[str], None]) -> None:
     """Raises InputError where a recipe names prepared data as its corpus, and asks for something else than that is."""
     manifest = prepared.manifest
     then = {
@@ -43,22 +43,22 @@ def check_settings(run: DataConfig, prepared: TokenShards, vocab_size: int, say:
         "deduplicate": "duplicates_left_out" in manifest["corpus"],
     }
     problems = [
-        f"{name} is {getattr(run, name)}, but was {value}"
+        f"{name} is {getattr(config, name)}, but was {value}"
         for name, value in then.items()
-        if getattr(run, name) not in ("auto", None, False, value)
+        if getattr(config, name) not in ("auto", None, False, value)
     ]
     tokens = len(prepared.tokenizer)
-    if run.tokenizer == "train":
+    if config.tokenizer == "train":
         if tokens < vocab_size:  # more are refused for any corpus
             say(f"vocab_size is {vocab_size:,}, but the tokenizer in {prepared.folder} has {tokens:,} tokens")
     else:
         try:
-            if tokenizer_sha256(load_tokenizer(run.tokenizer)) != manifest["tokenizer"]["sha256"]:
-                problems.append(f"tokenizer is {run.tokenizer}, but was another one")
+            if tokenizer_sha256(load_tokenizer(config.tokenizer)) != manifest["tokenizer"]["sha256"]:
+                problems.append(f"tokenizer is {config.tokenizer}, but was another one")
         except UnavailableError as error:
             say(f"{error}: going on with the one in {prepared.folder}")
     if problems:
         raise InputError(
-            f"corpus {run.corpus} was prepared otherwise: {'; '.join(problems)}: leave that out of the recipe, or name "
-            "the text itself as corpus, to prepare it anew"
+            f"corpus {config.corpus} was prepared otherwise: {'; '.join(problems)}: leave that out of the recipe, or "
+            "name the text itself as corpus, to prepare it anew"
         )

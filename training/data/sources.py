@@ -101,16 +101,16 @@ class FileCorpus(Corpus):
             raise InputError(f"{file} cannot be read as parquet: {str(error).splitlines()[0]}") from None
 
 
-def open_corpus(run: DataConfig) -> Corpus:
+def open_corpus(config: DataConfig) -> Corpus:
     """The corpus that a recipe names: `stdlib`, `hf:` and a dataset on the Hub, or a file or folder of known kinds.
 
     Raises:
         UnavailableError: nothing is there, or the Hub cannot be reached.
         InputError: nothing of a known kind.
     """
-    if run.corpus.startswith(HUB_PREFIX):
-        return open_hub_dataset(run)
-    if run.corpus == "stdlib":
+    if config.corpus.startswith(HUB_PREFIX):
+        return open_hub_dataset(config)
+    if config.corpus == "stdlib":
         root = Path(sysconfig.get_path("stdlib"))
         files = tuple(
             file for file in sorted(root.rglob("*.py")) if not STDLIB_LEFT_OUT & set(file.relative_to(root).parts)
@@ -121,7 +121,7 @@ def open_corpus(run: DataConfig) -> Corpus:
         description = {"corpus": "stdlib", "python": platform.python_version()}
         return FileCorpus("stdlib", description, files, skip_undecodable=True)
 
-    path = Path(run.corpus)
+    path = Path(config.corpus)
     if not path.exists():
         raise UnavailableError(f"corpus {path} does not exist")
     if path.is_file():
@@ -133,7 +133,7 @@ def open_corpus(run: DataConfig) -> Corpus:
         if not files:
             raise UnavailableError(f"corpus {path} holds no file of the known kinds: {', '.join(SUFFIXES)}")
     name = path.resolve().stem.removesuffix(".jsonl")
-    return FileCorpus(name, {"corpus": name, "files": len(files)}, files, run.text_field)
+    return FileCorpus(name, {"corpus": name, "files": len(files)}, files, config.text_field)
 
 
 def _is_known(file: Path) -> bool:

@@ -23,7 +23,7 @@ from .work_folder import WorkFolder, work_on
 
 
 def prepare_text(
-    run: DataConfig,
+    config: DataConfig,
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerFast | None,
     vocab_size: int,
@@ -39,22 +39,22 @@ def prepare_text(
     Raises:
         InputError: the corpus cannot be read or split, or a part of it is too short.
     """
-    found = survey(corpus, run.deduplicate) if corpus.identity is None else None
-    split = plan_split(run.split, run.split_fractions, found)
+    found = survey(corpus, config.deduplicate) if corpus.identity is None else None
+    split = plan_split(config.split, config.split_fractions, found)
     contents = {
         "format": FORMAT,
         "corpus": found.sha256 if found else corpus.identity,
         "split": [split.kind, split.fractions],
         "tokenizer": f"train {vocab_size}" if tokenizer is None else tokenizer_identity(tokenizer),
     }
-    if run.deduplicate:
+    if config.deduplicate:
         contents["deduplicate"] = True
-    folder = Path(run.data_dir) / folder_name(corpus.name, contents)
+    folder = Path(config.data_dir) / folder_name(corpus.name, contents)
     if folder.exists():
         return folder
     with work_on(folder, say) as work:
         if not folder.exists():  # else another process has prepared it meanwhile
-            _TextPreparation(run, corpus, found, split, work, say).make(tokenizer, vocab_size, window)
+            _TextPreparation(config, corpus, found, split, work, say).make(tokenizer, vocab_size, window)
             work.complete(folder)
     return folder
 
@@ -64,22 +64,22 @@ class _TextPreparation:
 
     def __init__(
         self,
-        run: DataConfig,
+        config: DataConfig,
         corpus: Corpus,
         found: Survey | None,
         split: Split,
         work: WorkFolder,
         say: Callable[[str], None],
     ):
-        self.run, self.corpus, self.found, self.split, self.work, self.say = run, corpus, found, split, work, say
+        self.config, self.corpus, self.found, self.split, self.work, self.say = config, corpus, found, split, work, say
 
     def make(self, given: PreTrainedTokenizerFast | None, vocab_size: int, window: int) -> None:
         """Makes all that is in the prepared data, from where an earlier process was cut off."""
         state = self.work.state(state_settings())
         tokenizer = self._begin(given, vocab_size) if state is None else self._go_on(state)
         try:
-            with Tokenization(self.work, self.corpus, self.split, self.run.deduplicate, tokenizer, state) as text:
-                threads = self.run.tokenize_threads or usable_cores()
+            with Tokenization(self.work, self.corpus, self.split, self.config.deduplicate, tokenizer, state) as text:
+                threads = self.config.tokenize_threads or usable_cores()
                 parts = text.write_parts(threads, self.found.characters if self.found else None)
         except EOFError as error:  # the disk has lost what was on it
             self.say(f"{error}: beginning anew")
@@ -104,7 +104,7 @@ class _TextPreparation:
 
     def _train_tokenizer(self, vocab_size: int) -> PreTrainedTokenizerFast:
         self.say(f"training a tokenizer of {vocab_size:,} tokens")
-        seen = SeenDocuments() if self.run.deduplicate else None
+        seen = SeenDocuments() if self.config.deduplicate else None
         stream = split_documents(self.corpus, self.split, seen)
         texts = (text for stretches, _ in stream for part, text, _ in stretches if part == "train")
         return train_tokenizer(texts, vocab_size)
@@ -123,7 +123,7 @@ class _TextPreparation:
             names = ("sha256", "documents", "characters", "utf8_bytes")
             totals = {name: getattr(self.found, name) for name in names}
             duplicates = self.found.duplicates
-        if self.run.deduplicate:
+        if self.config.deduplicate:
             totals["duplicates_left_out"] = duplicates
             self.say(f"{duplicates:,} documents left out because the same text came before")
         return totals
