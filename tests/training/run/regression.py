@@ -10,8 +10,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from configuration.fields import setting
 from configuration.recipe import Recipe
-from training.__main__ import exit_code_of
 from training.run.command import program_parser, read_command
+from training.run.exit_codes import exit_code_of
 from training.run.lifecycle import run_program
 from training.run.program import Program
 from training.run.trainer import ReliableTrainer

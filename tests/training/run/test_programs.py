@@ -15,9 +15,9 @@ import yaml
 from benchmarks.faults import without_times
 from tests.training.run import regression
 from tests.training.run.regression import Line
-from training.__main__ import exit_code_of
 from training.__main__ import main as training
 from training.record import program_of, read_metrics, read_record
+from training.run.exit_codes import exit_code_of
 from training.run.monitor import RunMonitor
 from training.view.server import WatchedRun
 
