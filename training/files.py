@@ -55,8 +55,8 @@ def locked(file: Path, busy: Callable[[], object]) -> Iterator[None]:
         except Timeout:
             busy()
             is_told = True
-        except FileNotFoundError:
-            pass  # a holder has just removed the folder
+        except FileNotFoundError:  # a holder has just removed the folder; or nobody can make it, as this then says
+            file.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:

@@ -65,6 +65,20 @@ def test_whoever_will_not_wait_raises_and_leaves_the_lock_to_its_holder(tmp_path
         pass
 
 
+def test_a_folder_that_cannot_be_made_ends_the_wait_for_its_lock(tmp_path, monkeypatch):
+    folder, make_folder = tmp_path / "made", os.mkdir
+    refusals = iter([FileNotFoundError("refused")] * 10)  # as /proc and automounted folders refuse; then the test ends
+
+    def refuse(path, *arguments):
+        if Path(path) == folder:
+            raise next(refusals)
+        make_folder(path, *arguments)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(FileNotFoundError, match="refused"), locked(folder / "lock", pytest.fail):
+        pass
+
+
 def test_a_lock_whose_folder_is_removed_meanwhile_is_that_of_the_new_folder(tmp_path):
     file = tmp_path / "work" / "lock"
     is_told, has_lock, may_end = threading.Event(), threading.Event(), threading.Event()
