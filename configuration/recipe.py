@@ -246,7 +246,7 @@ class Recipe:
         ]
         required = [name for name in cls.settings() if cls._default(name) is dataclasses.MISSING]
         for name in (*required, "output_dir"):
-            if not values.get(name) and not any(problem.startswith(f"{name} ") for problem in problems):
+            if values.get(name) in (None, "") and not any(problem.startswith(f"{name} ") for problem in problems):
                 problems.append(f"{name} is missing")
 
     @classmethod

@@ -10,7 +10,7 @@ from ..errors import InputError
 # Group -> the recipe's fields in it, in every program; a program adds its own. Any other field is in the group `other`.
 COMMON_GROUPS = {
     "data": ("seed", "data_seed"),
-    "batch": ("per_device_train_batch_size",),
+    "batch": ("per_device_train_batch_size", "gradient_accumulation_steps"),  # the latter may follow from others
     "horizon": (
         "max_steps",
         "num_train_epochs",
@@ -61,7 +61,7 @@ class Groups:
         values = recipe.as_dict()
         # Not what the corpus is called: its hash says what it is, and prepared data may stand in for it.
         groups = {
-            group: {name: values[name] for name in names if name != "corpus"}
+            group: {name: values[name] for name in names if name in values and name != "corpus"}
             for group, names in self.changeable.items()
         }
         for group, sha256 in hashes.items():

@@ -244,7 +244,7 @@ def _refusals_as_input_errors() -> Iterator[None]:
     """What the library does not accept is the user's to change."""
     try:
         yield
-    except torch.OutOfMemoryError:  # a RuntimeError that is no refusal
+    except (torch.OutOfMemoryError, InputError):  # a RuntimeError that is no refusal; what the program itself refuses
         raise
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise InputError(f"the library refuses the recipe: {' '.join(str(error).split())}") from error

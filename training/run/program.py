@@ -1,5 +1,6 @@
 """What a program says of itself, so that lifecycle.py can do the rest."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from configuration.recipe import Recipe
 
+from ..errors import InputError
 from ..files import sha256_of_values
 from .fingerprint import Groups
 from .trainer import ReliableTrainer
@@ -63,8 +65,16 @@ class Program(ABC):
         Args:
             device: this process's own.
             recorded: the first number with which the run began, if it has begun.
+
+        Raises:
+            InputError: a number is below 1, which the library notices only in mid-run.
         """
-        return self.recipe.training["per_device_train_batch_size"], self.recipe.training["gradient_accumulation_steps"]
+        names = ("per_device_train_batch_size", "gradient_accumulation_steps")
+        for name in names:
+            if self.recipe.training[name] < 1:
+                raise InputError(f"{name} is {self.recipe.training[name]}, but must be at least 1")
+        micro_batch, accumulation = (self.recipe.training[name] for name in names)
+        return micro_batch, accumulation
 
     @abstractmethod
     def prepare(self, begun_on: dict[str, Any] | None, say: Say) -> dict[str, Any]:
@@ -79,8 +89,11 @@ class Program(ABC):
         """
 
     def hashes(self, data: dict[str, Any]) -> dict[str, str]:
-        """Group -> the sha256 of that part of what [`prepare`] has said which the group stands for."""
-        return {"data": sha256_of_values(data)}
+        """Group -> the sha256 of that part of what [`prepare`] has said which the group stands for.
+
+        Also asked before [`prepare`], of what run.json holds of an earlier start. A fixed group cannot be among them.
+        """
+        return {"data": sha256_of_values(json.loads(json.dumps(data)))}  # as read back: keys become text, and sort so
 
     @abstractmethod
     def num_examples(self) -> int:

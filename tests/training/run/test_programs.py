@@ -16,6 +16,7 @@ from benchmarks.faults import without_times
 from tests.training.run import regression
 from tests.training.run.regression import Line
 from training.__main__ import main as training
+from training.errors import InputError
 from training.record import program_of, read_metrics, read_record
 from training.run.exit_codes import exit_code_of
 from training.run.monitor import RunMonitor
@@ -119,12 +120,55 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(event, argv, tmp_path, m
 
 def test_its_settings_are_compared_by_its_groups(argv, capsys):
     assert run(argv(max_steps=8)) == 0
-    for changes, group in (({"slope": 3}, "data"), ({"max_steps": 9}, "horizon"), ({"weight_decay": 0.5}, "other")):
+    for changes, group in (
+        ({"slope": 3}, "data"),
+        ({"gradient_accumulation_steps": 4}, "batch"),
+        ({"max_steps": 9}, "horizon"),
+        ({"weight_decay": 0.5}, "other"),
+    ):
         assert run(argv(**{"max_steps": 8} | changes)) == 2
         assert f"--allow_changed {group}" in capsys.readouterr().err
     assert run([*argv(max_steps=16), "--allow_changed", "horizon"]) == 0
     assert run(argv(slop=3)) == 2
     assert "slop is no setting: did you mean slope?" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_folder_is_compared_by_its_batch(argv, tmp_path, capsys):
+    assert run(argv(max_steps=8)) == 0
+    other = argv(max_steps=8, output_dir=tmp_path / "other", gradient_accumulation_steps=4)
+    assert run([*other, "--resume", str(tmp_path / "run" / "checkpoint-8")]) == 2
+    assert "gradient_accumulation_steps was 2, now 4" in capsys.readouterr().err
+
+
+def test_a_required_number_may_be_zero(argv, tmp_path):
+    assert run(argv(slope=0, max_steps=2)) == 0
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["slope"] == 0
+
+
+@pytest.mark.parametrize("name", ["per_device_train_batch_size", "gradient_accumulation_steps"])
+@pytest.mark.parametrize("number", [0, -2])
+def test_a_batch_of_nothing_is_refused_before_there_is_a_run(name, number, argv, tmp_path, capsys):
+    assert run(argv(**{name: number})) == 2
+    assert f"{name} is {number}, but must be at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_programs_trainer_refuses_is_said_in_its_own_words(argv, monkeypatch, capsys):
+    def refuse(*args, **run):
+        raise InputError("the points are too few")
+
+    monkeypatch.setattr(regression.Regression, "make_trainer", refuse)
+    assert run(argv()) == 2
+    assert "error: the points are too few" in capsys.readouterr().err
+
+
+def test_data_with_numbers_as_keys_are_the_same_when_they_are_read_back(argv, monkeypatch):
+    prepare = regression.Regression.prepare
+    monkeypatch.setattr(
+        regression.Regression, "prepare", lambda *args: {**prepare(*args), "counts": {"of": {2: 1, 10: 1}}}
+    )
+    assert run(argv(max_steps=8)) == 0
+    assert run([*argv(max_steps=16), "--allow_changed", "horizon"]) == 0
 
 
 def test_another_programs_run_is_left_alone(argv, command, tmp_path, capsys):
