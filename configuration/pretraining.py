@@ -9,8 +9,9 @@ from modeling_gpt_scratch import GPTScratchConfig
 
 from .data import DataConfig
 from .fields import setting
-from .recipe import RANGES, REFUSED, Recipe
+from .recipe import Recipe
 from .recipe_file import RecipeError
+from .training_arguments import RANGES, REFUSED
 
 MODELS = Path(__file__).parent / "models"
 

@@ -21,73 +21,8 @@ from transformers import PreTrainedConfig, TrainingArguments
 from .fields import convert, describe, from_text
 from .optimization import OptimizationConfig
 from .recipe_file import RecipeError, read_recipe_file
+from .training_arguments import RANGES, REFUSED, STEPS_NOT_EPOCHS
 
-_DERIVED = "is derived from the device: set `precision` instead"
-_FIXED = "is fixed by the program"
-_SCHEDULE = "spends step 0 at a rate of 0: set `schedule`, warmup_steps, decay_steps and learning_rate_floor instead"
-_PUBLISHING = "belongs to publishing, which is hub_upload.py's work"
-# Fields that no recipe can set, because setting them would do nothing or do harm.
-REFUSED = {
-    **dict.fromkeys(("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval", "use_cpu"), _DERIVED),
-    "auto_find_batch_size": "would change the batch in mid-run: set `per_device_train_batch_size`",
-    **dict.fromkeys(("lr_scheduler_type", "lr_scheduler_kwargs"), _SCHEDULE),
-    **dict.fromkeys(
-        ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
-        "is not needed: the checkpoint with the lowest validation loss is always kept",
-    ),
-    "save_only_model": "would leave checkpoints that a run cannot go on from",
-    **dict.fromkeys(
-        (
-            "batch_eval_metrics",
-            "dataloader_drop_last",
-            "do_eval",
-            "do_predict",
-            "do_train",
-            "eval_accumulation_steps",
-            "eval_do_concat_batches",
-            "eval_use_gather_object",
-            "ignore_data_skip",
-            "include_for_metrics",
-            "include_num_input_tokens_seen",
-            "label_names",
-            "length_column_name",
-            "liger_kernel_config",
-            "local_rank",
-            "logging_nan_inf_filter",
-            "parallelism_config",
-            "prediction_loss_only",
-            "remove_unused_columns",
-            "resume_from_checkpoint",
-            "train_sampling_strategy",
-            "use_liger_kernel",
-        ),
-        _FIXED,
-    ),
-    **dict.fromkeys(
-        (
-            "hub_always_push",
-            "hub_model_id",
-            "hub_private_repo",
-            "hub_revision",
-            "hub_strategy",
-            "hub_token",
-            "push_to_hub",
-        ),
-        _PUBLISHING,
-    ),
-}
-# Smallest and largest value of the library's fields, which it does not check, or too late.
-RANGES = {
-    "data_seed": (0, 2**32 - 1),
-    "dataloader_num_workers": (0, 1024),
-    "label_smoothing_factor": (0, 1),
-    "max_steps": (1, 2**40),
-    "num_train_epochs": (1e-6, 1e6),
-    "per_device_eval_batch_size": (1, 2**20),
-    "seed": (0, 2**32 - 1),
-}
-# A run is one pass over its sampler, however often that visits the text, so the Trainer sees no epochs.
-STEPS_NOT_EPOCHS = ("eval_strategy", "logging_strategy", "save_strategy")
 TRAINING = "training"
 
 
@@ -136,6 +71,7 @@ class Recipe:
             for name, kind in typing.get_type_hints(cls).items()
             if dataclasses.is_dataclass(kind) and name != "optimization"
         }
+        cls._refuse_names_given_twice()
         parts = {**own, "optimization": _fields_of(OptimizationConfig)}
         known = cls.refused.keys() | {name for fields in own.values() for name in fields}
         parts[TRAINING] = {
@@ -144,6 +80,19 @@ class Recipe:
             if name in cls.arguments_class.__dataclass_fields__ and name not in known
         } | cls.widened
         return {part: {n: k for n, k in fields.items() if n not in cls.refused} for part, fields in parts.items()}
+
+    @classmethod
+    def _refuse_names_given_twice(cls) -> None:
+        """Raises TypeError where a part calls a setting like another part does, or like the library's arguments.
+
+        A model's config may: what both it and the arguments have, such as `use_cache`, is the model's.
+        """
+        parts = [kind for kind in typing.get_type_hints(cls).values() if dataclasses.is_dataclass(kind)]
+        classes = [*(part for part in parts if not issubclass(part, PreTrainedConfig)), cls.arguments_class]
+        names = [declared.name for each in classes for declared in dataclasses.fields(each)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise TypeError(f"{cls.__name__} has {', '.join(twice)} twice: call the program's own setting otherwise")
 
     @classmethod
     @functools.cache
@@ -159,7 +108,7 @@ class Recipe:
     @functools.cache
     def declarations(cls) -> dict[str, dataclasses.Field]:
         """Field -> what its dataclass says of it."""
-        classes = [cls.arguments_class, *(cls.part_class(part) for part in cls.parts() if part != TRAINING)]
+        classes = [*(cls.part_class(part) for part in cls.parts() if part != TRAINING), cls.arguments_class]
         return {declared.name: declared for each in classes for declared in dataclasses.fields(each)}
 
     @classmethod

@@ -89,10 +89,10 @@ class _Run:
 
     def _arguments(self) -> TrainingArguments:
         """The library's arguments on the device at hand; the batch is not decided yet."""
-        self.program.check(process_count())
         precision = precision_arguments(self.recipe.optimization.precision)
         set_cpu_matmul_precision(self.recipe.optimization.cpu_matmul_precision)
         require_trackers(self.recipe.training["report_to"])
+        self.program.check(process_count())
         settings = {
             **self.recipe.training,
             **precision,
@@ -171,6 +171,10 @@ class _Run:
             # Made once for trial: what they refuse is known before the run begins, and not after its folder is written.
             self.trainer.create_optimizer_and_scheduler(self.args.max_steps)
             self.trainer.optimizer = self.trainer.lr_scheduler = None
+        if self.trainer.eval_dataset is None:
+            raise InputError(
+                f"{self.program.name} has no data to measure its model on, which every run does at its end"
+            )
         _require_whole_fsdp(self.recipe, self.trainer)
         self.trainer.remove_callback(ProgressCallback)
         self.trainer.remove_callback(PrinterCallback)

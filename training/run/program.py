@@ -21,7 +21,8 @@ Say = Callable[[str], None]
 class Program(ABC):
     """A kind of run: pretraining, or a fine-tuning for some task. A subclass declares; an instance is one run of it.
 
-    The methods are called in the order in which they stand here.
+    A run calls the methods in the order in which they stand here, but first, by [`is_the_same`] and
+    [`hashes`], compares the records of an earlier start.
 
     Args:
         recipe: its settings, of `recipe_class`.
@@ -99,10 +100,6 @@ class Program(ABC):
     def num_examples(self) -> int:
         """Examples of an epoch."""
 
-    def step_size(self, examples: int) -> int:
-        """The units in a step of so many examples."""
-        return examples
-
     def parent(self) -> dict[str, str] | None:
         """The sha256 of each file of the weights that the run begins with; `None`: random ones."""
         return None
@@ -110,6 +107,10 @@ class Program(ABC):
     @abstractmethod
     def make_model(self) -> PreTrainedModel:
         """The model that the run begins with."""
+
+    def step_size(self, examples: int) -> int:
+        """The units in a step of so many examples; every step counts as a whole one."""
+        return examples
 
     def flops_per_unit(self, model: PreTrainedModel) -> float | None:
         """Floating-point operations of training on one unit, for MFU; `None`: not known."""

@@ -39,6 +39,8 @@ def print_result(folder: RunFolder) -> None:
     """Shows a finished run's result."""
     result, unit = folder.result(), folder.program.unit
     for name, what in folder.program.figures.items():
+        if name not in result:
+            continue
         start = f"{result['initial'][name]:.4f} -> " if name in result["initial"] else ""
         test = f"test_{name.removeprefix('eval_')}"
         tested = f" (test: {result[test]:.4f})" if test in result else ""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ import torch
 import yaml
 
 from benchmarks.faults import without_times
+from configuration.fields import setting
 from tests.training.run import regression
-from tests.training.run.regression import Line
+from tests.training.run.regression import Line, Regression, RegressionRecipe
 from training.__main__ import main as training
 from training.errors import InputError
 from training.record import program_of, read_metrics, read_record
@@ -169,6 +171,34 @@ def test_data_with_numbers_as_keys_are_the_same_when_they_are_read_back(argv, mo
     )
     assert run(argv(max_steps=8)) == 0
     assert run([*argv(max_steps=16), "--allow_changed", "horizon"]) == 0
+
+
+def test_a_setting_cannot_have_the_name_of_another_one():
+    @dataclass(frozen=True, kw_only=True)
+    class Settings:
+        report_to: str = setting("a name that the library has")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Doubled(RegressionRecipe):
+        own: Settings
+
+    with pytest.raises(TypeError, match="Doubled has report_to twice"):
+        Doubled.settings()
+
+
+def test_a_program_without_evaluation_data_is_refused_before_it_trains(argv, tmp_path, monkeypatch, capsys):
+    make_trainer = Regression.make_trainer
+
+    def without_data(self, model, args, **run):
+        self.points = self.points[::2]
+        trainer = make_trainer(self, model, args, **run)
+        trainer.eval_dataset = None
+        return trainer
+
+    monkeypatch.setattr(Regression, "make_trainer", without_data)
+    assert run(argv(eval_strategy="no", eval_on_start=False)) == 2
+    assert "regression has no data to measure its model on" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_programs_run_is_left_alone(argv, command, tmp_path, capsys):
