@@ -1,5 +1,6 @@
 """A dataset on the Hub as a corpus, streamed: no copy of it on this disk, and memory for a few rows."""
 
+import gc
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -44,12 +45,17 @@ class HubCorpus(Corpus):
             self._stream.load_state_dict(state)
         elif skip:
             self._stream = self._stream.skip(skip)
-        for number, row in enumerate(self._stream, start=skip + 1):
-            place = f"dataset {self.description['corpus']}, row {number}"
-            text = row.get(self._text_field)
-            if not isinstance(text, str):
-                raise InputError(f"{place}: no text in field {self._text_field!r}; found: {', '.join(row)}")
-            yield Document.of(text, place)
+        try:
+            for number, row in enumerate(self._stream, start=skip + 1):
+                place = f"dataset {self.description['corpus']}, row {number}"
+                text = row.get(self._text_field)
+                if not isinstance(text, str):
+                    raise InputError(f"{place}: no text in field {self._text_field!r}; found: {', '.join(row)}")
+                yield Document.of(text, place)
+        finally:
+            # Arrow's threads of a stream that was left early abort the process if Python ends before they are collected
+            # (apache/arrow issue 45214).
+            gc.collect()
 
     def state(self) -> dict[str, Any]:
         return self._stream.state_dict()
