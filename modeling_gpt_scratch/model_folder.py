@@ -100,7 +100,8 @@ def write_model_folder(
         reopened, found = type(model).from_pretrained(new, output_loading_info=True)
         _refuse_what_does_not_fit(found, f"{folder}, as written,")
         inputs = _random_ids(model) if inputs is None else inputs
-        expected, logits = _logits(model, inputs), _logits(reopened, inputs)
+        model.eval()
+        expected, logits = logits_in_fp32(model, inputs), logits_in_fp32(reopened, inputs)
         scale, difference = expected.abs().max().item(), (logits - expected).abs().max().item()
         if not difference <= REOPENED_TOLERANCE * scale:  # nor where either is no number
             raise ModelFolderError(
@@ -115,9 +116,17 @@ def _random_ids(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _logits(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Logits computed in fp32, whatever the dtype of the weights."""
-    parameters = {name: parameter.float() for name, parameter in model.eval().named_parameters()}
+def logits_in_fp32(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.FloatTensor:
+    """What a model in evaluation mode says first, computed in fp32 whatever dtype its weights have.
+
+    Args:
+        inputs: of its `forward`, by name, such as `input_ids` of shape `(batch_size, sequence_length)`.
+
+    Returns:
+        Logits, for a language model of shape `(batch_size, sequence_length, vocab_size)`; hidden states without a head.
+    """
+    # Not `model.float()`, which would round the weights of a float64 checkpoint.
+    parameters = {name: parameter.float() for name, parameter in model.named_parameters()}
     return torch.func.functional_call(model, parameters, (), dict(inputs))[0]
 
 

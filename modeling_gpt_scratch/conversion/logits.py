@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
+from ..model_folder import logits_in_fp32
 from .checks import ConversionError
 
 # Relative to the largest logit, because rounding errors grow with the numbers. Two correct fp32 passes over 12 layers
@@ -21,19 +22,9 @@ LOGITS_TOLERANCE = 3e-5
 Reference = Callable[[torch.LongTensor], torch.FloatTensor]
 
 
-@torch.no_grad()
 def model_logits(model: PreTrainedModel, input_ids: torch.LongTensor) -> torch.FloatTensor:
-    """The logits of a model in evaluation mode, computed in fp32 whatever dtype its weights have.
-
-    Args:
-        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`).
-
-    Returns:
-        Logits of shape `(batch_size, sequence_length, vocab_size)`.
-    """
-    # Not `model.float()`, which would round the weights of a float64 checkpoint.
-    parameters = {name: parameter.float() for name, parameter in model.named_parameters()}
-    return torch.func.functional_call(model, parameters, (input_ids,)).logits
+    """[`logits_in_fp32`] of a language model, as a [`Reference`]."""
+    return logits_in_fp32(model, {"input_ids": input_ids})
 
 
 @torch.no_grad()
