@@ -43,17 +43,17 @@ class RunFolder:
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             raise InputError(f"output_dir {self.path} cannot be written: {existing.name} is no folder, or not yours")
         if (self.path / RECORD).exists():  # written after recipe.yaml: before that, the run has not begun
-            self._compare(program)
+            self._compare()
         elif self.path.exists() and any(path.name not in BEFORE_IT_BEGINS for path in self.path.iterdir()):
             raise InputError(f"output_dir {self.path} holds files that are no run: choose another folder")
 
-    def _compare(self, program: Program) -> None:
+    def _compare(self) -> None:
         """Finds out what has changed since the run began.
 
         Raises:
             InputError: what must not, or was not allowed to.
         """
-        record = self.record()
+        program, record = self.program, self.record()
         if program_of(record) != program.name:
             raise InputError(
                 f"output_dir {self.path} holds a run of {program_of(record)}, not of {program.name}: choose another "

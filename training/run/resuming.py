@@ -69,4 +69,4 @@ def progress_of(checkpoint: Path | None) -> tuple[int, int]:
     if checkpoint is None:
         return 0, 0
     state = TrainerState.load_from_json(str(checkpoint / STATE))
-    return manifest_of(checkpoint)["step"], state.num_input_tokens_seen
+    return state.global_step, state.num_input_tokens_seen
