@@ -101,6 +101,8 @@ def prepare_release(
     problems = problems_of_source(model, native)
     if problems:
         raise InputError("\n".join(problems))
+    if any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty, and all that it holds would be published: choose an empty folder")
     record = record_of(model)
     measured = [result for file in evaluations for result in results_of_lm_eval(file)]
     source, auto_class, pipeline_tag = _open(model)
@@ -158,8 +160,6 @@ def _fill(
     folder: Path, model: Path, source: PreTrainedModel, record: RunRecord | None, native: bool
 ) -> PreTrainedModel:
     """Puts model and record into an empty folder; returns the model as it is published."""
-    if any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty, and all that it holds would be published: choose an empty folder")
     network, taken = source, [file for file in parts_in(model, "model") if not (native and file.name in CODE_FILES)]
     if native and not isinstance(source, GPT2LMHeadModel):
         try:
