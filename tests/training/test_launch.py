@@ -1,6 +1,5 @@
 """The launch files: read by the tools that they are for, as far as those are here, and true about our own program."""
 
-import argparse
 import os
 import re
 import shlex
@@ -15,13 +14,12 @@ from accelerate.commands.config.config_args import load_config_from_file
 from torch.distributed.run import get_args_parser
 
 from benchmarks import faults
-from configuration.command_line import add_recipe_arguments, parse_recipe_arguments
 from configuration.pretraining import PretrainingRecipe
 from modeling_gpt_scratch.modeling_gpt_scratch import GPTScratchDecoderLayer
 from training.__main__ import COMMANDS
 from training.pretrain import Pretraining
 from training.record import read_metrics
-from training.run.command import add_resume_arguments
+from training.run.command import program_parser, read_command
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "configuration" / "launch"
@@ -146,10 +144,8 @@ def recipe_of(call: list[str]) -> PretrainingRecipe:
         words = ["-m" if arguments.module else "", arguments.training_script, *arguments.training_script_args]
     assert words[:2] == ["-m", "training"]
     assert words[2] in COMMANDS
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    add_recipe_arguments(parser, PretrainingRecipe)
-    add_resume_arguments(parser, Pretraining.groups())
-    return parse_recipe_arguments(parser, PretrainingRecipe, words[3:])[0]
+    parser = program_parser(Pretraining, words[2], description="")
+    return read_command(parser, Pretraining, words[3:])[0]
 
 
 def test_skypilot_fetches_and_prepares_what_its_run_reads(machine, tmp_path):
