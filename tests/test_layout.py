@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each may import those after it. Files that lie in training/ itself are programs where they have a `main`, else ground.
 PROGRAMS, GROUND = "training: programs", "training: ground"
-ROOMS = ["run", "view", "planning", "optimization", "data"]
+ROOMS = ["run", "serving", "view", "planning", "optimization", "data"]
 ORDER = [
     *("tests", "benchmarks", "hub_upload", "publishing"),
     *(PROGRAMS, *(f"training/{room}" for room in ROOMS), GROUND),

@@ -1,6 +1,6 @@
 """
 `python -m training COMMAND`: `tokenize` prepares text, `pretrain` makes a model of it, `watch` shows a run, `generate`
-lets the model write.
+lets the model write, `serve` lets it answer programs that speak the API of OpenAI.
 """
 
 import sys
@@ -9,7 +9,13 @@ from importlib import import_module
 from .errors import InputError
 from .run.exit_codes import exit_code_of
 
-COMMANDS = ("tokenize", "pretrain", "watch", "generate")  # modules of this folder, imported when they are asked for
+COMMANDS = (
+    "tokenize",
+    "pretrain",
+    "watch",
+    "generate",
+    "serve",
+)  # modules of this folder, imported when they are asked for
 
 
 def main(argv: list[str]) -> int:
