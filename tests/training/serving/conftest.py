@@ -88,3 +88,9 @@ def ask(send):
         return send(path, json.dumps({"temperature": 0} | body).encode(), Content_Type="application/json")
 
     return ask
+
+
+@pytest.fixture
+def endless(folder, monkeypatch):
+    """Leaves the token that ends a text out, so that texts go on until somebody ends them or the model is full."""
+    monkeypatch.setattr(folder.model.generation_config, "suppress_tokens", [folder.tokenizer.eos_token_id])
