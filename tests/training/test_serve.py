@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import urllib.request
 
 import pytest
@@ -26,73 +25,59 @@ def ask(url: str, **body) -> dict:
 
 @pytest.fixture
 def serve_and(monkeypatch, tmp_path):
-    """Serves a model in this process, does something with its address from a thread, and returns the exit code."""
+    """Serves a model in this process, asks it from a thread, ends it by a signal; returns exit code and answer."""
 
-    def run(model: str, act, *options: str) -> int:
-        found, printed = [], tmp_path / "printed"
+    def run(served: str, *options: str, number: int = signal.SIGTERM, **body) -> tuple[int, dict]:
+        answers, ended, printed = [], threading.Event(), tmp_path / "printed"
 
         def client() -> None:
-            for _ in range(1000):
-                if address := re.search(r"http://\S+", printed.read_text() if printed.exists() else ""):
-                    break
-                time.sleep(0.02)
+            while not (address := re.search(r"http://\S+", printed.read_text())):
+                if ended.wait(0.02):
+                    return
             try:
-                found.append(act(address.group()))
-            except BaseException as error:
-                found.append(error)
-                os.kill(os.getpid(), signal.SIGINT)
+                answers.append(ask(address.group(), **body))
+            finally:
+                os.kill(os.getpid(), number)
 
         thread = threading.Thread(target=client)
         with printed.open("w") as stream, monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", stream)
             thread.start()
-            code = main(["serve", model, "--port", "0", *options])
+            code = main(["serve", served, "--port", "0", *options])
+        ended.set()
         thread.join()
-        if isinstance(found[0], BaseException):
-            raise found[0]
-        return code
+        [answer] = answers
+        return code, answer
 
-    return run
+    # What a shell starts in the background ignores this signal, tests too.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield run
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_with_that_signals_exit_code(number, code, serve_and, finished_run, capsys):
-    model, answers = str(finished_run / "model"), []
-
-    def act(url: str) -> None:
-        assert url.startswith("http://127.0.0.1:")
-        answers.append(ask(url, model=model, prompt="A light", max_tokens=5, seed=1))
-        os.kill(os.getpid(), number)
-
-    assert serve_and(f"{model}/", act) == code
-    assert answers[0]["model"] == model
+    model = str(finished_run / "model")
+    assert serve_and(f"{model}/", number=number, model=model, prompt="A light", max_tokens=5)[0] == code
     captured = capsys.readouterr()
     assert "interrupted\n" in captured.err
     assert "Traceback" not in captured.err
 
 
 def test_a_text_is_the_one_that_generate_writes_with_that_seed(serve_and, finished_run, capsys):
-    model, texts = str(next(finished_run.glob("checkpoint-*"))), []
-
-    def act(url: str) -> None:
-        texts.append(ask(url, prompt="A light", max_tokens=20, temperature=0.8, seed=3)["choices"][0]["text"])
-        os.kill(os.getpid(), signal.SIGINT)
-
-    assert serve_and(model, act, "--host", "localhost") == 130
+    model = str(next(finished_run.glob("checkpoint-*")))
+    options = {"prompt": "A light", "max_tokens": 20, "temperature": 0.8, "seed": 3}
+    _, answer = serve_and(model, "--host", "localhost", **options)
     capsys.readouterr()
     assert main(["generate", model, "--prompt", "A light", "--max_new_tokens", "20", "--seed", "3"]) == 0
-    assert capsys.readouterr().out == f"A light{texts[0]}\n"
+    assert capsys.readouterr().out == f"A light{answer['choices'][0]['text']}\n"
 
 
 def test_gpt2_of_the_library_is_served_without_a_word_about_it(serve_and, finished_run, tmp_path, capfd):
     assert convert(["convert", str(finished_run / "model"), str(tmp_path / "gpt2"), "--to", "gpt2"]) == 0
     capfd.readouterr()
-
-    def act(url: str) -> None:
-        ask(url, prompt="A light", max_tokens=5)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    assert serve_and(str(tmp_path / "gpt2"), act) == 130
+    _, answer = serve_and(str(tmp_path / "gpt2"), prompt="A light", max_tokens=5)
+    assert answer["usage"]["prompt_tokens"] == 2
     assert capfd.readouterr().err == "interrupted\n"
 
 

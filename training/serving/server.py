@@ -99,7 +99,9 @@ class RequestHandler(BaseHTTPRequestHandler):
         try:
             if not self.server.knows(self.headers.get("Host", "")):
                 self.close_connection = True  # a body, if any, is not read
-                raise RefusedError("ask for this server by its address, or as localhost", status=403)
+                raise RefusedError(
+                    "ask for this server by its address, as localhost, or by what --host says", status=403
+                )
             act()
         except RefusedError as refusal:
             kind = "invalid_request_error"

@@ -91,7 +91,7 @@ def test_no_request_opens_another_model(ask, send, tmp_path):
 def test_pages_of_other_sites_get_nothing(send):
     assert refusal(send("/v1/models", Host="evil.example")) == (
         403,
-        "ask for this server by its address, or as localhost",
+        "ask for this server by its address, as localhost, or by what --host says",
     )
     assert send("/v1/completions", b'{"prompt": "A"}', Host="evil.example:8000", **JSON)[0] == 403
     for host in ("localhost", "127.0.0.1:1", "[::1]:8000"):
