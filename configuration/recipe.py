@@ -9,6 +9,7 @@ overridden as `--field value`. Everything is checked here, once; all problems ar
 import dataclasses
 import difflib
 import functools
+import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,8 @@ class Recipe:
                         continue
                     kind = type(value).__name__
                     problems.append(f"{key} is {value!r} ({kind}), but must be {describe(settings[key])}")
-        return values
+        # A shell does it in its own words alone: not after `=`, in quotation marks or in a recipe file.
+        return values | {name: os.path.expanduser(values[name]) for name in cls._paths() if values.get(name)}
 
     @classmethod
     def _check_values(cls, values: dict[str, Any], problems: list[str]) -> None:
@@ -209,8 +211,12 @@ class Recipe:
         for part, fields in self.parts().items():
             held = getattr(self, part)
             values |= {name: held[name] if part == TRAINING else getattr(held, name) for name in fields}
-        paths = [name for name, declared in self.declarations().items() if declared.metadata.get("is_path")]
-        return values | {name: _portable(values[name]) for name in (*paths, "output_dir")}
+        return values | {name: _portable(values[name]) for name in self._paths()}
+
+    @classmethod
+    def _paths(cls) -> list[str]:
+        """The fields that may name a place on this machine."""
+        return [*(name for name, each in cls.declarations().items() if each.metadata.get("is_path")), "output_dir"]
 
     def dump(self) -> str:
         """The resolved recipe as YAML that [`load`] reads back to the same recipe."""
