@@ -12,12 +12,13 @@ class DataConfig:
     """What prepared data depends on, and the order in which a run visits it."""
 
     corpus: str = setting(
-        "`stdlib` (the running Python's standard library), a file or folder of text (.txt, .md, .py, .jsonl, "
-        ".jsonl.gz, .parquet), `hf:owner/name` (a dataset on the Hub, streamed), a folder of token files "
-        "(train.safetensors and validation.safetensors), or a folder of prepared data (data_dir/<corpus>-<hash>)",
+        "`stdlib` (the running Python's standard library), a file, a folder or a pattern such as 'texts/**/*.txt' "
+        "(.txt, .md, .py, .jsonl, .json, .csv, .tsv, each also with .gz or .zst, and .parquet), `hf:owner/name` (a "
+        "dataset on the Hub, streamed), a folder of token files (train.safetensors and validation.safetensors), or a "
+        "folder of prepared data (data_dir/<corpus>-<hash>)",
         is_path=True,
     )
-    text_field: str = setting("the field of a .jsonl line, or the column of a table, that holds the text", "text")
+    text_field: str = setting("the field of a row that holds the text: a name, or `a.b` for field b of field a", "text")
     dataset_config: str | None = setting(
         "configuration of a dataset on the Hub, such as FineWeb's sample-10BT; null: its default", None
     )

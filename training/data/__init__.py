@@ -2,6 +2,8 @@
 From text to its split, to tokens in shards, to windows of tokens. Imports what lies in `training/` itself alone.
 
     sources, hub_source, corpus    documents, one after the other
+    file_search, stored_text       the files that a folder or a pattern means, and the text in one
+    rows, text_field               the rows of a file or a dataset, and the text in one
     split, duplicates              the part that each belongs to, and whether it came before
     tokenizer, encoding            from text to ids
     tokenization, writing          shards, written so that a killed process loses little (work_folder)

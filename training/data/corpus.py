@@ -47,11 +47,15 @@ class Corpus(ABC):
         name: short name, used for the folder of the prepared data.
         description: what the records of a run say of it; no absolute path.
         identity: names the contents where they are known without reading; `None` where reading has to find out.
+        not_read: what lies beside its files, in a line; nothing where there is nothing.
+        rows_without_text: of the latest stream, up to where it stands; they are no documents.
     """
 
     name: str
     description: dict[str, str | int | None]
     identity: str | None = None
+    not_read: str = ""
+    rows_without_text: int = 0
 
     @abstractmethod
     def signature(self) -> str:

@@ -12,6 +12,7 @@ from configuration.data import DataConfig
 
 from ..errors import InputError, UnavailableError
 from .corpus import Corpus, Document
+from .text_field import column_of, text_of
 
 HUB_PREFIX = "hf:"
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -25,7 +26,7 @@ class HubCorpus(Corpus):
         revision: a commit.
         config: configuration of the dataset (FineWeb's are called `sample-10BT` and so on); `None`: its default.
         split: split of the dataset; all its rows are parted anew into train, validation and test.
-        text_field: the column that holds the text.
+        text_field: the column that holds the text, or a field in a column.
     """
 
     def __init__(self, repository: str, revision: str, config: str | None, split: str, text_field: str):
@@ -35,30 +36,37 @@ class HubCorpus(Corpus):
         self._text_field = text_field
         self._arguments = {"path": repository, "name": config, "split": split, "revision": revision}
         self._stream: Any = None
+        self._rows = 0
 
     def signature(self) -> str:
         return self.identity
 
     def documents(self, skip: int = 0, state: dict[str, Any] | None = None) -> Iterator[Document]:
         self._stream = self._open()
+        self._rows = self.rows_without_text = 0
         if state is not None:
+            state = dict(state)
+            self._rows, self.rows_without_text = state.pop("rows"), state.pop("rows_without_text")
+            skip = 0
             self._stream.load_state_dict(state)
-        elif skip:
-            self._stream = self._stream.skip(skip)
         try:
-            for number, row in enumerate(self._stream, start=skip + 1):
-                place = f"dataset {self.description['corpus']}, row {number}"
-                text = row.get(self._text_field)
-                if not isinstance(text, str):
-                    raise InputError(f"{place}: no text in field {self._text_field!r}; found: {', '.join(row)}")
-                yield Document.of(text, place)
+            for row in self._stream:
+                self._rows += 1
+                place = f"dataset {self.description['corpus']}, row {self._rows}"
+                text = text_of(row, self._text_field, place)
+                if not text:
+                    self.rows_without_text += 1
+                elif skip:
+                    skip -= 1
+                else:
+                    yield Document.of(text, place)
         finally:
             # Arrow's threads of a stream that was left early abort the process if Python ends before they are collected
             # (apache/arrow issue 45214).
             gc.collect()
 
     def state(self) -> dict[str, Any]:
-        return self._stream.state_dict()
+        return {**self._stream.state_dict(), "rows": self._rows, "rows_without_text": self.rows_without_text}
 
     def _open(self) -> Any:
         from datasets import disable_progress_bars, load_dataset
@@ -71,7 +79,8 @@ class HubCorpus(Corpus):
                 f"dataset {self.description['corpus']} cannot be opened: {' '.join(str(error).split())}"
             ) from None
         # Of tables, only the one column is sent over the network.
-        return stream.select_columns([self._text_field]) if self._text_field in (stream.features or ()) else stream
+        column = column_of(stream.features or {}, self._text_field)
+        return stream if column is None else stream.select_columns([column])
 
 
 def open_hub_dataset(config: DataConfig) -> HubCorpus:

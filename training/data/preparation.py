@@ -133,6 +133,10 @@ def _find_or_prepare(
     if sources.token_files is not None:
         folder = prepare_token_files(sources.token_files, data_dir, sources.tokenizer, say)
     else:
+        if sources.corpus.not_read:
+            say(sources.corpus.not_read)
         folder = prepare_text(config, sources.corpus, sources.tokenizer, vocab_size, window, say)
+        if sources.corpus.rows_without_text:
+            say(f"corpus {sources.corpus.name}: rows without text, skipped: {sources.corpus.rows_without_text:,}")
     remember_made_from(folder, settings, sources.signatures, say)
     return folder

@@ -1,13 +1,12 @@
 """Where documents come from: the standard library's source, files and folders, or a dataset on the Hub."""
 
-import gzip
 import hashlib
-import io
 import json
 import platform
 import sysconfig
-import zlib
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,24 +15,27 @@ from configuration.data import DataConfig
 
 from ..errors import InputError, UnavailableError
 from .corpus import PIECE_CHARACTERS, Corpus, Document, cut_long
+from .file_search import FileSearch, is_pattern
 from .hub_source import HUB_PREFIX, open_hub_dataset
+from .rows import READERS, is_settings
+from .stored_text import COMPRESSIONS, NotUTF8Error, compression_of, is_utf8, not_utf8_problem, read_text
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
-LINE_SUFFIXES = (".jsonl", ".jsonl.gz")
-SUFFIXES = (*TEXT_SUFFIXES, *LINE_SUFFIXES, ".parquet")
-ROWS_TOGETHER = 256
+TABLE = ".parquet"  # packs its text by itself
+KNOWN = f"{', '.join(TEXT_SUFFIXES)}, {', '.join(READERS)}, and with {' or '.join(COMPRESSIONS)} all but {TABLE}"
+KINDS_SHOWN = 8
 
 # Left out of the standard library: its tests are larger than itself, and the tables of the codecs are no text.
 STDLIB_LEFT_OUT = {"__pycache__", "dist-packages", "encodings", "idle_test", "site-packages", "test", "tests"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class FileCorpus(Corpus):
-    """Files that hold documents: one each, or one a line in .jsonl, or one a row in .parquet.
+    """Files that hold documents: one each, or one in each row.
 
     Args:
         files: in the order in which they are read.
-        text_field: field of a line, or column of a table, that holds the text.
+        text_field: field of a row that holds the text.
         skip_undecodable: leave out files that are not UTF-8; otherwise they are an `InputError`.
     """
 
@@ -42,6 +44,7 @@ class FileCorpus(Corpus):
     files: tuple[Path, ...]
     text_field: str = "text"
     skip_undecodable: bool = False
+    not_read: str = ""
 
     def signature(self) -> str:
         sha256 = hashlib.sha256()
@@ -56,53 +59,36 @@ class FileCorpus(Corpus):
         return islice(self._documents(), skip, None)
 
     def _documents(self) -> Iterator[Document]:
+        self.rows_without_text = 0
         for file in self.files:
-            name = file.name.lower()
-            if name.endswith(LINE_SUFFIXES):
-                yield from self._json_lines(file)
-            elif name.endswith(".parquet"):
-                yield from self._rows(file)
-            elif not (self.skip_undecodable and not _is_utf8(file)):
-                yield Document(lambda file=file: cut_long(_read(file, PIECE_CHARACTERS)))
+            kind = kind_of(file)
+            if kind in READERS:
+                with self._all_that_are_not_utf8(file):
+                    for text, place in READERS[kind](file, self.text_field):
+                        if text:
+                            yield Document.of(text, place)
+                        else:
+                            self.rows_without_text += 1
+            elif not (self.skip_undecodable and not is_utf8(file)):
+                yield Document(lambda file=file: self._pieces(file))
 
-    def _json_lines(self, file: Path) -> Iterator[Document]:
-        for number, line in enumerate(_read(file, None), start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                raise InputError(f"{file}, line {number}: not JSON") from None
-            if not isinstance(record, dict) or not isinstance(record.get(self.text_field), str):
-                found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-                raise InputError(f"{file}, line {number}: no text in field {self.text_field!r}; found: {found}")
-            yield Document.of(record[self.text_field], f"{file}, line {number}")
+    def _pieces(self, file: Path) -> Iterator[str]:
+        with self._all_that_are_not_utf8(file):
+            yield from cut_long(read_text(file, PIECE_CHARACTERS))
 
-    def _rows(self, file: Path) -> Iterator[Document]:
+    @contextmanager
+    def _all_that_are_not_utf8(self, file: Path) -> Iterator[None]:
+        """Where `file` is not, the error names the later ones too: whoever has one has many."""
         try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ImportError:
-            raise InputError(f"{file} needs pyarrow: pip install '.[data]'") from None
-        try:
-            with pq.ParquetFile(file, pre_buffer=False) as table:
-                if self.text_field not in table.schema_arrow.names:
-                    found = ", ".join(table.schema_arrow.names)
-                    raise InputError(f"{file} has no column {self.text_field!r}; found: {found}")
-                row = 0
-                for batch in table.iter_batches(ROWS_TOGETHER, columns=[self.text_field], use_threads=False):
-                    for text in batch.column(0).to_pylist():
-                        row += 1
-                        if not isinstance(text, str):
-                            found = type(text).__name__
-                            raise InputError(f"{file}, row {row}: no text in {self.text_field!r}; found: {found}")
-                        yield Document.of(text, f"{file}, row {row}")
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+            yield
+        except NotUTF8Error:
+            later = self.files[self.files.index(file) + 1 :]
+            problems = [file, *(each for each in later if kind_of(each) != TABLE and not is_utf8(each))]
+            raise InputError(not_utf8_problem(problems)) from None
 
 
 def open_corpus(config: DataConfig) -> Corpus:
-    """The corpus that a recipe names: `stdlib`, `hf:` and a dataset on the Hub, or a file or folder of known kinds.
+    """The corpus that a recipe names: `stdlib`, `hf:` and a dataset on the Hub, or files of known kinds.
 
     Raises:
         UnavailableError: nothing is there, or the Hub cannot be reached.
@@ -122,45 +108,50 @@ def open_corpus(config: DataConfig) -> Corpus:
         return FileCorpus("stdlib", description, files, skip_undecodable=True)
 
     path = Path(config.corpus)
-    if not path.exists():
-        raise UnavailableError(f"corpus {path} does not exist")
     if path.is_file():
-        if not _is_known(path):
-            raise InputError(f"corpus {path} is a {path.suffix or 'nameless'} file; known are {', '.join(SUFFIXES)}")
-        files = (path,)
-    else:
-        files = tuple(sorted(file for file in path.rglob("*") if _is_known(file) and _is_visible(file, path)))
-        if not files:
-            raise UnavailableError(f"corpus {path} holds no file of the known kinds: {', '.join(SUFFIXES)}")
-    name = path.resolve().stem.removesuffix(".jsonl")
-    return FileCorpus(name, {"corpus": name, "files": len(files)}, files, config.text_field)
+        if kind_of(path) is None:
+            raise InputError(f"corpus {path} is a {path.suffix or 'nameless'} file; known are {KNOWN}")
+        real = path.resolve()
+        name = Path(real.name[: len(real.name) - len(compression_of(real))]).stem
+        return FileCorpus(name, {"corpus": name, "files": 1}, (path,), config.text_field)
+    if not path.exists() and not is_pattern(config.corpus):
+        raise UnavailableError(f"corpus {path} does not exist")
+    return _open_files(config)
 
 
-def _is_known(file: Path) -> bool:
-    return file.name.lower().endswith(SUFFIXES)
+def _open_files(config: DataConfig) -> FileCorpus:
+    search = FileSearch(config.corpus)
+    files, others = [], Counter()
+    for file in search.files:
+        kind = kind_of(file)
+        if kind is None:
+            others[file.suffix.lower() or "without an ending"] += 1
+        elif kind == ".json" and is_settings(file, config.text_field):
+            others[f".json without {config.text_field!r}"] += 1
+        else:
+            files.append(file)
+    beside = [f"{_counted('file', others)}; known are {KNOWN}"] if others else []
+    beside += [_counted("folder", search.left_out)] if search.left_out else []
+    not_read = f"not read: {'; and '.join(beside)}" if beside else ""
+    if not files:
+        raise UnavailableError(f"corpus {config.corpus} holds no file of the known kinds: {not_read or KNOWN}")
+    name = search.folder.resolve().stem.removesuffix(".jsonl")
+    description = {"corpus": name, "files": len(files)}
+    not_read = not_read and f"corpus {name}: {not_read}"
+    return FileCorpus(name, description, tuple(files), config.text_field, not_read=not_read)
 
 
-def _is_visible(file: Path, root: Path) -> bool:
-    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
+def _counted(what: str, kinds: Counter[str]) -> str:
+    shown = dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:KINDS_SHOWN])
+    if len(kinds) > KINDS_SHOWN:
+        shown["others"] = kinds.total() - sum(shown.values())
+    each = ", ".join(f"{kind} {count:,}" for kind, count in shown.items())
+    return f"{kinds.total():,} {what}{'s' if kinds.total() > 1 else ''} ({each})"
 
 
-def _is_utf8(file: Path) -> bool:
-    try:
-        return all(True for _ in _read(file, PIECE_CHARACTERS))
-    except InputError:
-        return False
-
-
-def _read(file: Path, size: int | None) -> Iterator[str]:
-    """The file's text, `size` characters at a time, or by lines where it is `None`."""
-    try:
-        with gzip.open(file) if file.suffix.lower() == ".gz" else file.open("rb") as stored:
-            # newline="": bytes are counted, so line ends stay as they are. A byte order mark is no text.
-            stream = io.TextIOWrapper(stored, encoding="utf-8-sig", newline="")
-            yield from stream if size is None else iter(lambda: stream.read(size), "")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text ({error.reason}): convert it or take it out") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise InputError(f"{file} is damaged, or not compressed by gzip") from None
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+def kind_of(file: Path) -> str | None:
+    """The ending that says how a file is read, below that of its compression; `None` where none is known."""
+    name = file.name.lower()
+    compression = compression_of(file)
+    kind = Path(name.removesuffix(compression)).suffix
+    return kind if kind in TEXT_SUFFIXES or (kind in READERS and not (kind == TABLE and compression)) else None

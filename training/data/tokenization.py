@@ -23,9 +23,9 @@ BATCH_CHARACTERS = 2**19
 SECONDS_BETWEEN_STATES = 10
 
 
-def state_settings() -> dict[str, int]:
+def state_settings() -> dict[str, int | str]:
     """What a state is of use under only: where the same steps lead on from it. All else is in the folder's name."""
-    return {"format": FORMAT, "tokens_per_shard": writing.TOKENS_PER_SHARD}
+    return {"format": FORMAT, "documents": "with text", "tokens_per_shard": writing.TOKENS_PER_SHARD}
 
 
 class Tokenization:

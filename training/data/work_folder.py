@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..files import locked
 
 LOCK = "lock"
+ENDING = ".partial"
 
 
 class WorkFolder:
@@ -69,7 +70,7 @@ def work_on(folder: Path, say: Callable[[str], None]) -> Iterator[WorkFolder]:
     It is removed once `folder` is there, and also when the block finds that the input is unusable. After anything else
     it stays, for the next process to go on.
     """
-    path = folder.with_name(f"{folder.name}.partial")
+    path = folder.with_name(f"{folder.name}{ENDING}")
     made = [parent for parent in path.parents if not parent.exists()]
     with locked(path / LOCK, lambda: say(f"another process is preparing {folder}: waiting for it")):
         try:
@@ -82,3 +83,8 @@ def work_on(folder: Path, say: Callable[[str], None]) -> Iterator[WorkFolder]:
             raise
         if folder.exists():
             shutil.rmtree(path, ignore_errors=True)  # whoever waits for the lock may just have made the folder again
+
+
+def is_work_folder(path: Path) -> bool:
+    """Whether a process is preparing data there, or was cut off."""
+    return path.name.endswith(ENDING) and (path / LOCK).exists()

@@ -51,7 +51,7 @@ def test_folder_is_read_file_by_file_and_jsonl_line_by_line(write_folder):
         ({"a.jsonl": '{"text": 3}'}, "line 1: no text in field 'text'"),
         ({"a.jsonl": "[1]"}, "line 1: no text in field 'text'; found: list"),
         ({"a.txt": "", "b.jsonl": "\n"}, "is empty: it holds no text"),
-        ({"a.csv": "x"}, "holds no file of the known kinds: .txt, .md, .py, .jsonl"),
+        ({"a.text": "x"}, r"holds no file of the known kinds: not read: 1 file \(.text 1\); known are .txt, .md, .py"),
     ],
 )
 def test_unusable_corpora_are_refused(files, message, write_folder):
@@ -60,11 +60,11 @@ def test_unusable_corpora_are_refused(files, message, write_folder):
 
 
 def test_missing_corpus_and_unknown_file_are_refused(write_folder):
-    folder = write_folder({"a.csv": "x"})
+    folder = write_folder({"a.text": "x"})
     with pytest.raises(InputError, match="does not exist"):
         opened(folder / "none")
-    with pytest.raises(InputError, match=r"is a \.csv file; known are"):
-        opened(folder / "a.csv")
+    with pytest.raises(InputError, match=r"is a \.text file; known are"):
+        opened(folder / "a.text")
 
 
 def test_text_field_is_the_one_asked_for(write_folder):

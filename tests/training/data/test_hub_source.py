@@ -1,6 +1,5 @@
-"""Where documents come from besides plain files: compressed lines, tables, and datasets on the Hub."""
+"""Datasets on the Hub, streamed from one on this machine."""
 
-import gzip
 import http.server
 import json
 import os
@@ -12,91 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from configuration.data import DataConfig
-from training.data.sources import open_corpus
+from training.data.hub_source import HubCorpus
 from training.errors import InputError
 
 ROOT = Path(__file__).parents[3]
-
-
-def texts(corpus: Path, **fields) -> list[str]:
-    run = DataConfig(corpus=str(corpus), **fields)
-    return ["".join(document.pieces()) for document in open_corpus(run).documents()]
-
-
-def json_lines(documents: list[str]) -> bytes:
-    return "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in documents).encode()
-
-
-def test_compressed_lines_are_read_as_plain_ones(tmp_path):
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json_lines(["één", "two\nlines"])))
-    (tmp_path / "b.gz").write_bytes(b"no text")
-    assert texts(tmp_path) == ["één", "two\nlines"]
-    run = DataConfig(corpus=str(tmp_path / "a.jsonl.gz"))
-    assert open_corpus(run).name == "a"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [gzip.compress(json_lines(["long " * 999]), mtime=0)[:-20], json_lines(["plain"]), b""],
-    ids=["cut off", "not compressed", "empty"],
-)
-def test_damaged_compression_is_refused_by_name(content, tmp_path):
-    (tmp_path / "a.jsonl.gz").write_bytes(content)
-    if content:
-        with pytest.raises(InputError, match=r"a\.jsonl\.gz is damaged, or not compressed by gzip"):
-            texts(tmp_path)
-    else:
-        assert texts(tmp_path) == []
-
-
-@pytest.fixture
-def table(tmp_path):
-    """Writes a.parquet with a column `text` (or another) in row groups of three."""
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-
-    def write(values: list, column: str = "text") -> Path:
-        columns = {"id": list(range(len(values))), column: values}
-        parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet", row_group_size=3)
-        return tmp_path
-
-    return write
-
-
-def test_a_table_holds_one_document_a_row(table):
-    documents = [f"document {number} één" for number in range(10)]
-    assert texts(table(documents)) == documents
-    assert texts(table(documents, "body"), text_field="body") == documents
-
-
-@pytest.mark.parametrize(
-    ("values", "column", "message"),
-    [
-        (["a"], "body", r"a\.parquet has no column 'text'; found: id, body"),
-        (["a", None], "text", r"a\.parquet, row 2: no text in 'text'; found: NoneType"),
-        ([1, 2], "text", r"a\.parquet, row 1: no text in 'text'; found: int"),
-    ],
-)
-def test_tables_without_text_are_refused(values, column, message, table):
-    with pytest.raises(InputError, match=message):
-        texts(table(values, column))
-
-
-def test_a_damaged_table_is_refused(table):
-    folder = table(["a"])
-    (folder / "a.parquet").write_bytes((folder / "a.parquet").read_bytes()[:-9])
-    with pytest.raises(InputError, match=r"a\.parquet cannot be read as parquet"):
-        texts(folder)
-
-
-def test_documents_can_be_skipped(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(json_lines(["0", "1", "2"]))
-    (tmp_path / "b.txt").write_text("3")
-    run = DataConfig(corpus=str(tmp_path))
-    for skip in range(5):
-        found = ["".join(document.pieces()) for document in open_corpus(run).documents(skip)]
-        assert found == [str(number) for number in range(skip, 4)]
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -220,6 +138,29 @@ def test_a_hub_dataset_is_streamed_and_goes_on_where_it_stood(hub, tmp_path):
     assert description == {"corpus": "owner/tales", "revision": COMMIT, "config": None, "split": "train"}
     assert found == [f"Tale {number}: one lamp, {number} ships." for number in range(300)]
     assert not list(tmp_path.rglob("home/**/*.parquet"))
+
+
+def test_rows_without_text_are_skipped_and_counted_also_where_a_stream_goes_on(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"page": {"body": body, "id": 1}, "other": "x"} for body in ("0", None, "", "1", None, "2")]
+    stream = datasets.Dataset.from_list(rows).to_iterable_dataset()
+    monkeypatch.setattr(datasets, "load_dataset", lambda **arguments: stream)
+
+    def opened(text_field: str) -> HubCorpus:
+        return HubCorpus("owner/tales", COMMIT, None, "train", text_field)
+
+    corpus = opened("page.body")
+    first = corpus.documents()
+    assert ["".join(next(first).pieces()) for _ in range(2)] == ["0", "1"]
+    state = json.loads(json.dumps(corpus.state()))
+    for skip, came in ((2, None), (2, state)):
+        again = opened("page.body")
+        assert ["".join(document.pieces()) for document in again.documents(skip, came)] == ["2"]
+        assert again.rows_without_text == 3
+    with pytest.raises(InputError, match="row 1: no text in field 'page'; found: dict"):
+        list(opened("page").documents())
+    with pytest.raises(InputError, match=r"no text in field 'text'; found: page.body, page.id, other; set text_field"):
+        list(opened("text").documents())
 
 
 TOKENIZE = """
