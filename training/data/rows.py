@@ -139,7 +139,7 @@ def table_rows(file: Path, field: str) -> Iterator[Row]:
         if header is None:
             return
         if field not in header:
-            raise InputError(no_text(dict.fromkeys(header), field, f"{file}, its header"))
+            raise no_text(dict.fromkeys(header), field, f"{file}, its header")
         column = header.index(field)
         for row in reader:
             if not row:
@@ -168,7 +168,7 @@ def parquet_rows(file: Path, field: str) -> Iterator[Row]:
         with pq.ParquetFile(file, pre_buffer=False) as table:
             found = columns(table.schema_arrow)
             if column_of(found, field) is None:
-                raise InputError(no_text(found, field, f"{file}, its columns"))
+                raise no_text(found, field, f"{file}, its columns")
             number = 0
             for batch in table.iter_batches(ROWS_TOGETHER, columns=[field], use_threads=False):
                 for row in batch.to_pylist():

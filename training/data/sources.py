@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import sysconfig
 from collections import Counter
@@ -19,6 +20,7 @@ from .file_search import FileSearch, is_pattern
 from .hub_source import HUB_PREFIX, open_hub_dataset
 from .rows import READERS, is_settings
 from .stored_text import COMPRESSIONS, NotUTF8Error, compression_of, is_utf8, not_utf8_problem, read_text
+from .text_field import NoTextError
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 TABLE = ".parquet"  # packs its text by itself
@@ -63,7 +65,7 @@ class FileCorpus(Corpus):
         for file in self.files:
             kind = kind_of(file)
             if kind in READERS:
-                with self._all_that_are_not_utf8(file):
+                with self._beside_the_others(file):
                     for text, place in READERS[kind](file, self.text_field):
                         if text:
                             yield Document.of(text, place)
@@ -73,18 +75,24 @@ class FileCorpus(Corpus):
                 yield Document(lambda file=file: self._pieces(file))
 
     def _pieces(self, file: Path) -> Iterator[str]:
-        with self._all_that_are_not_utf8(file):
+        with self._beside_the_others(file):
             yield from cut_long(read_text(file, PIECE_CHARACTERS))
 
     @contextmanager
-    def _all_that_are_not_utf8(self, file: Path) -> Iterator[None]:
-        """Where `file` is not, the error names the later ones too: whoever has one has many."""
+    def _beside_the_others(self, file: Path) -> Iterator[None]:
+        """What is wrong with `file`, told by what else there is."""
         try:
             yield
-        except NotUTF8Error:
+        except NotUTF8Error:  # whoever has one has many
             later = self.files[self.files.index(file) + 1 :]
             problems = [file, *(each for each in later if kind_of(each) != TABLE and not is_utf8(each))]
             raise InputError(not_utf8_problem(problems)) from None
+        except NoTextError as error:  # a table of something else may just lie there
+            others = [each for each in self.files if kind_of(each) != kind_of(file)]
+            if not others:
+                raise
+            pattern = Path(os.path.commonpath([each.parent for each in others]), "**", f"*{_ending(others[0])}")
+            raise InputError(f"{error}, or corpus to the files that are meant, such as '{pattern}'") from None
 
 
 def open_corpus(config: DataConfig) -> Corpus:
@@ -112,7 +120,7 @@ def open_corpus(config: DataConfig) -> Corpus:
         if kind_of(path) is None:
             raise InputError(f"corpus {path} is a {path.suffix or 'nameless'} file; known are {KNOWN}")
         real = path.resolve()
-        name = Path(real.name[: len(real.name) - len(compression_of(real))]).stem
+        name = real.name.removesuffix(_ending(real))
         return FileCorpus(name, {"corpus": name, "files": 1}, (path,), config.text_field)
     if not path.exists() and not is_pattern(config.corpus):
         raise UnavailableError(f"corpus {path} does not exist")
@@ -151,7 +159,12 @@ def _counted(what: str, kinds: Counter[str]) -> str:
 
 def kind_of(file: Path) -> str | None:
     """The ending that says how a file is read, below that of its compression; `None` where none is known."""
-    name = file.name.lower()
     compression = compression_of(file)
-    kind = Path(name.removesuffix(compression)).suffix
+    kind = Path(file.name[: len(file.name) - len(compression)]).suffix.lower()
     return kind if kind in TEXT_SUFFIXES or (kind in READERS and not (kind == TABLE and compression)) else None
+
+
+def _ending(file: Path) -> str:
+    """As it is written in the name, with that of the compression."""
+    compression = file.name[len(file.name) - len(compression_of(file)) :]
+    return f"{Path(file.name.removesuffix(compression)).suffix}{compression}"

@@ -9,6 +9,10 @@ NOTHING = object()
 MOST_NAMED = 20
 
 
+class NoTextError(InputError):
+    """A row has no such field, or something else in it."""
+
+
 def field_of(record: Mapping[str, Any], field: str) -> Any:
     """What a row has under `field`, or `NOTHING`. A dot leads into a row in it, unless a name has that dot itself."""
     if field in record:
@@ -46,25 +50,26 @@ def text_of(row: Any, field: str, place: str) -> str:
     """The row's text: the row itself where that is text, or its field; nothing where that is null.
 
     Args:
-        place: says where it came from, for an `InputError`.
+        place: says where it came from, for the error.
 
     Raises:
-        InputError: the row has no such field, or something else in it.
+        NoTextError: the row has no such field, or something else in it.
     """
     found = field_of(row, field) if isinstance(row, Mapping) else row
     if found is None:
         return ""
     if isinstance(found, str):
         return found
-    raise InputError(no_text(row if found is NOTHING else type(found).__name__, field, place))
+    raise no_text(row if found is NOTHING else type(found).__name__, field, place)
 
 
-def no_text(found: Mapping[str, Any] | str, field: str, place: str) -> str:
-    """The problem, and what fields there are, or what else is in it."""
+def no_text(found: Mapping[str, Any] | str, field: str, place: str) -> NoTextError:
+    """Says what fields there are, or what else is in it."""
     if not isinstance(found, str):
         names = list(_names(found))
         found = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
-    return f"{place}: no text in field {field!r}; found: {found}; set text_field to the one that holds the text"
+    problem = f"{place}: no text in field {field!r}; found: {found}"
+    return NoTextError(f"{problem}; set text_field to the one that holds the text")
 
 
 def _names(row: Mapping[str, Any]) -> Iterator[str]:

@@ -96,8 +96,9 @@ def test_settings_beside_rows_are_no_text_but_a_file_that_is_named_must_have_som
     folder = write_folder({"a.txt": "a", "settings.json": '{"n": 1}', "rows.json": '[{"n": 1}]'})
     with pytest.raises(InputError, match=r"settings\.json, row 1: no text in field 'text'; found: n"):
         texts(folder / "settings.json")
-    with pytest.raises(InputError, match=r"rows\.json, row 1: no text in field 'text'; found: n"):
+    with pytest.raises(InputError, match=r"rows\.json, row 1: no text in field 'text'; found: n; set text_") as refused:
         texts(folder)
+    assert texts(str(refused.value).split("'")[-2]) == ["a"]  # as it says
 
 
 def test_runs_and_prepared_data_inside_a_corpus_do_not_belong_to_it(run_config, texts, tmp_path):
