@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import yaml
 
+from .yaml_values import DuplicateKeyError, Plain, read_value
+
 
 def setting(
     help: str, default: Any = dataclasses.MISSING, within: tuple[float, float] | None = None, is_path: bool = False
@@ -65,10 +67,9 @@ def convert(value: Any, annotation: Any) -> Any:
             if isinstance(value, list):
                 return [convert(item, typing.get_args(member)[0]) for item in value]
         elif member is float:
-            # YAML 1.1 reads 3e-4, without a dot, as a string.
             try:
-                number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
-            except (ValueError, OverflowError):
+                number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+            except OverflowError:
                 number = None
             if number is not None and math.isfinite(number):
                 return value if isinstance(value, int) and int in allowed else number
@@ -80,11 +81,21 @@ def convert(value: Any, annotation: Any) -> Any:
     raise TypeError
 
 
-def from_text(text: str, annotation: Any) -> Any:
-    """A command-line value: what YAML reads in it if that fits, else the text itself if text fits."""
+def from_recipe(value: Any, annotation: Any) -> Any:
+    """A value of a recipe file or of a command line. What is not in quotes is read alike in both: as what YAML sees in
+    it if that fits the field, else as text if text fits; so `no` is false in one field and the word in another.
+
+    Raises:
+        TypeError: it is none of the annotation's types.
+    """
+    if not isinstance(value, Plain):
+        return convert(value, annotation)
+    text = str(value)
     try:
-        parsed = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: looks like a date, but is none
+        parsed = read_value(text)
+    except DuplicateKeyError:
+        raise TypeError from None
+    except (yaml.YAMLError, ValueError):
         parsed = text
     without_text = tuple(member for member in members(annotation) if member is not str)
     try:

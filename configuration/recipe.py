@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import os
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,12 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, TrainingArguments
 
-from .fields import convert, describe, from_text
+from .fields import describe, from_recipe
 from .optimization import OptimizationConfig
+from .other_names import OTHER_NAMES
 from .recipe_file import RecipeError, read_recipe_file
-from .training_arguments import RANGES, REFUSED, STEPS_NOT_EPOCHS
+from .training_arguments import RANGES, REFUSED, STEPS_OR_SHARES, problems_of_strategies
+from .yaml_values import Plain
 
 TRAINING = "training"
 
@@ -116,7 +119,11 @@ class Recipe:
     def problem_of_unknown(cls, key: str) -> str:
         if key in cls.refused:
             return f"{key} {cls.refused[key]}"
-        close = difflib.get_close_matches(key, cls.settings(), n=1)
+        name = key.replace("-", "_").lower()
+        other = OTHER_NAMES.get(name, "")
+        if re.match(r"\w*", other)[0] in cls.settings():
+            return f"{key} is no setting: did you mean {other}?"
+        close = difflib.get_close_matches(name, cls.settings(), n=1)
         return f"{key} is no setting" + (f": did you mean {close[0]}?" if close else "; --help lists them all")
 
     @classmethod
@@ -163,21 +170,32 @@ class Recipe:
     def _read(
         cls, path: Path | None, overrides: dict[str, str], problems: list[str], unknown: list[str] | None
     ) -> dict[str, Any]:
-        """The values that are set, in their types."""
+        """The values that are set, in their types, but for the epochs beside `max_steps`, which counts alone."""
+        said: dict[str, tuple[int, Any]] = {}  # with its place among the sources, of which a later one wins
+        typed = {key: Plain(text) for key, text in overrides.items()}
+        for place, source in enumerate([*(read_recipe_file(path) if path else []), typed]):
+            said |= {key: (place, value) for key, value in source.items()}
         values, settings = {}, cls.settings()
-        for source, to_type in ((read_recipe_file(path) if path else {}, convert), (overrides, from_text)):
-            for key, value in source.items():
-                if key not in settings:
-                    problems.append(cls.problem_of_unknown(str(key))) if unknown is None else unknown.append(str(key))
+        for key, (_, value) in said.items():
+            if key not in settings:
+                problems.append(cls.problem_of_unknown(key)) if unknown is None else unknown.append(key)
+                continue
+            try:
+                values[key] = from_recipe(value, settings[key])
+            except TypeError:
+                if unknown is not None:
+                    unknown.append(key)
                     continue
-                try:
-                    values[key] = to_type(value, settings[key])
-                except TypeError:
-                    if unknown is not None:
-                        unknown.append(key)
-                        continue
-                    kind = type(value).__name__
-                    problems.append(f"{key} is {value!r} ({kind}), but must be {describe(settings[key])}")
+                kind = "str" if isinstance(value, Plain) else type(value).__name__
+                problems.append(f"{key} is {value!r} ({kind}), but must be {describe(settings[key])}")
+        if values.get("max_steps", -1) != -1 and "num_train_epochs" in values:
+            epochs = values.pop("num_train_epochs")
+            # Steps that a later source asks for are meant to count; older versions recorded both.
+            if said["num_train_epochs"][0] >= said["max_steps"][0] and unknown is None:
+                problems.append(
+                    f"num_train_epochs is {epochs}, but max_steps is {values['max_steps']} and would count alone: "
+                    "leave one of them out, or set max_steps to -1"
+                )
         # A shell does it in its own words alone: not after `=`, in quotation marks or in a recipe file.
         return values | {name: os.path.expanduser(values[name]) for name in cls._paths() if values.get(name)}
 
@@ -191,10 +209,11 @@ class Recipe:
             if value is not None and not low <= value <= high and (name, value) != ("max_steps", -1):
                 problems.append(f"{name} is {value}, but must be between {low} and {high}")
         problems += [
-            f"{name} is epoch, but a run counts in steps: set it to steps, and {name.split('_')[0]}_steps"
-            for name in STEPS_NOT_EPOCHS
-            if values.get(name) == "epoch"
+            f"{name} is {values[name]}, but must be a share below 1 or a whole number of steps"
+            for name in STEPS_OR_SHARES
+            if (values.get(name) or 0) > 1 and values[name] != int(values[name])
         ]
+        problems += problems_of_strategies(values)
         required = [name for name in cls.settings() if cls._default(name) is dataclasses.MISSING]
         for name in (*required, "output_dir"):
             if values.get(name) in (None, "") and not any(problem.startswith(f"{name} ") for problem in problems):
@@ -220,7 +239,10 @@ class Recipe:
 
     def dump(self) -> str:
         """The resolved recipe as YAML that [`load`] reads back to the same recipe."""
-        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        values = self.as_dict()
+        if self.training["max_steps"] != -1:
+            del values["num_train_epochs"]  # beside it, it counts for nothing and is refused
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     def differences(self, saved: Path) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
         """What this recipe says otherwise than the saved recipe file.

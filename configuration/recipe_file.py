@@ -5,19 +5,23 @@ from typing import Any
 
 import yaml
 
+from .yaml_values import DuplicateKeyError, read_mapping
+
 
 class RecipeError(ValueError):
     """The recipe cannot be used; the message lists every problem, one a line."""
 
 
-def read_recipe_file(path: Path) -> dict[str, Any]:
-    """The keys and values of a recipe file, unchecked. They win over those of the recipe that its `base` names.
+def read_recipe_file(path: Path) -> list[dict[str, Any]]:
+    """The keys and values of a recipe file, unchecked, after those of the recipe that its `base` names, and so on.
+
+    What stands later wins.
 
     Raises:
         RecipeError: a file is missing or no recipe, or starts from itself.
     """
     files: list[Path] = []
-    values: dict[str, Any] = {}
+    sources: list[dict[str, Any]] = []
     while True:
         if path in files:
             raise RecipeError("recipes start from each other: " + " -> ".join(file.name for file in [*files, path]))
@@ -27,21 +31,23 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         files.append(path)
         found = _read_yaml(path)
         base = found.pop("base", None)
-        values = {**found, **values}
+        sources.insert(0, found)
         if base is None:
-            return values
-        if not isinstance(base, str) or Path(base).name != base:
+            return sources
+        if not isinstance(base, str) or Path(base := str(base)).name != base:
             raise RecipeError(f"recipe {path} has base {base!r}, but must name a file of the same folder")
         path = path.with_name(base)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_mapping(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"recipe {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from None
+    except DuplicateKeyError as error:
+        raise RecipeError(f"recipe {path} {error}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

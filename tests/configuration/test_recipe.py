@@ -224,7 +224,7 @@ def test_all_problems_are_reported_together():
     [
         (None, "does not exist"),
         (b"a: [1", "is not YAML"),
-        (b"run_name: 2024-13-01", "is not YAML"),
+        (b"a: !!timestamp 2024-13-01", "is not YAML"),
         (b"- a", "must hold `key: value` lines, but holds list"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b"learning_rate: '5'\nseed: '5'", "seed is '5' \\(str\\), but must be int"),

@@ -26,11 +26,14 @@ from training.__main__ import main
         ({"corpus": "{short}"}, "less than one window of 33: use more text, or a smaller max_position_embeddings"),
         ({"corpus": "{empty}"}, "is empty: it holds no text"),
         ({"corpus": "{latin}"}, "is not UTF-8 text"),
-        ({"eval_steps": None, "logging_steps": "0"}, "the library refuses the recipe: evaluation strategy"),
+        ({"logging_steps": "0"}, "logging_steps is 0.0, but must be between"),
+        ({"weight_decay": "-1"}, "weight_decay is -1.0, but must be between"),
+        ({"num_train_epochs": "2"}, "num_train_epochs is 2.0, but max_steps is 12 and would count alone"),
+        ({"batch_size": "2"}, "batch_size is no setting: did you mean per_device_train_batch_size"),
         ({"optim_args": "foo"}, "the library refuses the recipe: "),
         ({"warmup_steps": "20"}, "are together more than the 12 steps of the run: lower them, or train longer"),
         ({"report_to": "nonsense"}, "the library refuses the recipe: nonsense is not supported"),
-        ({"adam_beta1": "2"}, "the library refuses the recipe: Invalid beta parameter"),
+        ({"adam_beta1": "2"}, "adam_beta1 is 2.0, but must be between"),
     ],
 )
 def test_bad_input_gets_a_clear_line_and_changes_nothing(options, message, command, tmp_path, capsys):

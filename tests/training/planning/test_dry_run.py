@@ -30,7 +30,8 @@ def plan(capsys, *argv: str) -> tuple[dict, dict[str, str]]:
 
 def test_it_prints_the_resolved_recipe_and_writes_nothing(capsys, tmp_path):
     settings, _ = plan(capsys, BASELINE, "--seed", "7")
-    assert settings == PretrainingRecipe.load(MODELS.parent / "recipes" / "blog-baseline.yaml", {"seed": "7"}).as_dict()
+    recipe = PretrainingRecipe.load(MODELS.parent / "recipes" / "blog-baseline.yaml", {"seed": "7"})
+    assert settings == yaml.safe_load(recipe.dump())
     assert list(tmp_path.iterdir()) == []
 
 
