@@ -23,6 +23,20 @@ COMMON_GROUPS = {
     ),
 }
 OTHER = "other"
+# What a run shows, records and keeps, and what its work is shared out among: no weight and no measured figure depends on
+# it, so a run goes on with what it is told now.
+HARMLESS = frozenset(
+    (
+        *("data_dir", "tokenize_threads"),  # the data are known by their hash
+        *("dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory"),
+        *("dataloader_multiprocessing_context", "dataloader_prefetch_factor", "ddp_timeout"),
+        *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
+        *("logging_first_step", "logging_steps", "logging_strategy"),
+        *("project", "report_to", "run_name", "trackio_bucket_id", "trackio_space_id", "trackio_static_space_id"),
+        *("eval_delay", "eval_on_start", "eval_steps", "eval_strategy"),
+        *("save_steps", "save_strategy", "save_total_limit"),
+    )
+)
 # No run goes on with an optimizer that the saved state does not fit: this group cannot be allowed.
 OPTIMIZER = "optimizer"
 OPTIMIZER_FIELDS = ("optim", "weight_decay_on")

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..files import locked
 from ..record import MODEL, RECIPE, RECORD, program_of, read_record
 from .environment import describe_environment
+from .fingerprint import HARMLESS
 from .program import Program
 
 LOCK = ".lock"
@@ -39,6 +40,7 @@ class RunFolder:
         self.path = Path(program.recipe.training["output_dir"])
         self.unknown_settings: list[str] = []  # in recipe.yaml, by another version of the library
         self.changed_groups: set[str] = set()  # in which the recipe differs from recipe.yaml
+        self.harmless_changes: set[str] = set()  # settings that differ too, and may
         existing = next(path for path in (self.path.resolve(), *self.path.resolve().parents) if path.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             raise InputError(f"output_dir {self.path} cannot be written: {existing.name} is no folder, or not yours")
@@ -64,10 +66,11 @@ class RunFolder:
         except RecipeError as error:
             raise InputError(f"{self.path / RECIPE} cannot be read back: {error}") from None
         groups = program.groups()
+        self.harmless_changes = changes.keys() & HARMLESS
         changes = {
             name: (groups.group_of(name, *values), *values)
             for name, values in changes.items()
-            if name != "output_dir" and not program.is_the_same(name, record["data"])
+            if name not in HARMLESS and name != "output_dir" and not program.is_the_same(name, record["data"])
         }
         groups.refuse_changes(changes, self.allowed, f"output_dir {self.path}")
         self.changed_groups = {group for group, _, _ in changes.values()}
@@ -144,7 +147,7 @@ class RunFolder:
             record["data"] = data
         # Before recipe.yaml: a run without a result goes on, whichever recipe is found beside it.
         self._write_record({**record, **environment})
-        if self.allowed:
+        if self.allowed or self.harmless_changes:
             self._write_recipe()
 
     def discard_if_empty(self) -> None:

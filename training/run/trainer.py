@@ -177,6 +177,7 @@ class _StepBoundary(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if self.trainer._resumed_from is not None:
+            state.compute_steps(args, state.max_steps)  # the library goes on logging, measuring and saving as before
             self.trainer._restore_progress()
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
