@@ -16,6 +16,7 @@ from huggingface_hub import get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from modeling_gpt_scratch.output import escape_unprintable
 from publishing.client import PublishError
 from publishing.commit import Commit
 from publishing.environments import read_versions
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         0, 2 for what the user can put right, 1 where the Hub has failed or holds something else than was sent, 130
         after Ctrl-C.
     """
+    escape_unprintable()
     options = _parser().parse_args(argv)
     try:
         return _run(options)

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from .conversion import ACTIVATIONS, FORMATS, TARGETS, ConversionError, convert
+from .output import escape_unprintable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,4 +70,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    escape_unprintable()
     sys.exit(main())

@@ -97,17 +97,24 @@ def write_model_folder(
             raise OSError(f"{folder} cannot be written: {error}") from error
         except ValueError as error:  # the library reads more of generation_config.json than it writes
             raise ModelFolderError(f"{folder} cannot be saved: {error}") from error
-        reopened, found = type(model).from_pretrained(new, output_loading_info=True)
-        _refuse_what_does_not_fit(found, f"{folder}, as written,")
-        inputs = _random_ids(model) if inputs is None else inputs
-        model.eval()
-        expected, logits = logits_in_fp32(model, inputs), logits_in_fp32(reopened, inputs)
-        scale, difference = expected.abs().max().item(), (logits - expected).abs().max().item()
-        if not difference <= REOPENED_TOLERANCE * scale:  # nor where either is no number
-            raise ModelFolderError(
-                f"{folder}, opened again, gives logits that differ by up to {difference:.2e}, with logits of up to "
-                f"{scale:.2e}: it was not written as it was in memory"
-            )
+        _open_again(new, model.eval(), _random_ids(model) if inputs is None else inputs, folder)
+
+
+def _open_again(new: Path, model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Compares a written model with the one in memory, and lets go of its files, which Windows would not rename else.
+
+    Raises:
+        ModelFolderError: weights are missing or the logits differ; it speaks of `folder`, the final name.
+    """
+    reopened, found = type(model).from_pretrained(new, output_loading_info=True)
+    _refuse_what_does_not_fit(found, f"{folder}, as written,")
+    expected, logits = logits_in_fp32(model, inputs), logits_in_fp32(reopened, inputs)
+    scale, difference = expected.abs().max().item(), (logits - expected).abs().max().item()
+    if not difference <= REOPENED_TOLERANCE * scale:  # nor where either is no number
+        raise ModelFolderError(
+            f"{folder}, opened again, gives logits that differ by up to {difference:.2e}, with logits of up to "
+            f"{scale:.2e}: it was not written as it was in memory"
+        )
 
 
 def _random_ids(model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from configuration.recipe_file import RecipeError
 from modeling_gpt_scratch.model_folder import ModelFolderError
+from modeling_gpt_scratch.output import escape_unprintable
 
 from ..errors import InputError
 from .interruption import RunStoppedError
@@ -17,6 +18,7 @@ def exit_code_of(program: Callable[[], int]) -> int:
     Returns:
         Its own exit code; 2 for bad input, 1 when training broke down, 129, 130 or 143 when a signal has stopped it.
     """
+    escape_unprintable()
     with lasting_output():
         try:
             return program()

@@ -23,8 +23,8 @@ COMMON_GROUPS = {
     ),
 }
 OTHER = "other"
-# What a run shows, records and keeps, and what its work is shared out among: no weight and no measured figure depends on
-# it, so a run goes on with what it is told now.
+# What a run shows, measures and keeps, and who does the work: the weights do not depend on it, so a run goes on with
+# what it is told now.
 HARMLESS = frozenset(
     (
         *("data_dir", "tokenize_threads"),  # the data are known by their hash

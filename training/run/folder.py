@@ -153,7 +153,7 @@ class RunFolder:
     def discard_if_empty(self) -> None:
         """Takes back the folder of a run that then does not begin."""
         if self.path.is_dir() and not any(path.name != LOCK for path in self.path.iterdir()):
-            shutil.rmtree(self.path)
+            shutil.rmtree(self.path, ignore_errors=True)  # Windows deletes no open file, such as the lock
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """Preparing data: the same bytes however many threads take part and however often they are killed."""
 
-import fcntl
 import json
 import os
 import random
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from configuration.data import DataConfig
 from training.data import duplicates, tokenization, writing
@@ -211,8 +211,7 @@ def test_a_second_process_waits_for_the_first(run_config, small):
     work = Path(run.data_dir) / f"{folder.name}.partial"
     work.mkdir(parents=True)
     said, finished = [], []
-    with (work / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(work / "lock"):
         thread = threading.Thread(target=lambda: finished.append(prepare(run, said.append)))
         thread.start()
         deadline = time.monotonic() + 20
