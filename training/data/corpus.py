@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
+from .cutting import cut_into_pieces
 
 PIECE_CHARACTERS = 2**20
-# What has no space for a megabyte is cut into words of this length, since training a tokenizer takes the square of it.
-WORD_CHARACTERS = 4096
 
 
 @dataclass(frozen=True)
@@ -78,25 +77,5 @@ class Corpus(ABC):
 
 
 def cut_long(texts: Iterable[str]) -> Iterator[str]:
-    """Cuts a long text before a space that follows a visible character, where byte-level tokenizers begin a new token.
-
-    So the pieces' tokens, one after the other, are the whole text's tokens, as far as the text has such spaces.
-    """
-    rest = ""
-    for text in texts:
-        rest += text
-        while len(rest) > PIECE_CHARACTERS:
-            cut = _last_cut(rest, PIECE_CHARACTERS)
-            yield rest[:cut]
-            rest = rest[cut:]
-    if rest:
-        yield rest
-
-
-def _last_cut(text: str, limit: int) -> int:
-    for separator in " \n":
-        position = limit
-        while (position := text.rfind(separator, 1, position)) > 0:
-            if not text[position - 1].isspace():
-                return position
-    return min(limit, WORD_CHARACTERS)
+    """A long text in pieces whose tokens, one after the other, are the whole text's, as far as it has spaces."""
+    return cut_into_pieces(texts, PIECE_CHARACTERS)

@@ -9,8 +9,11 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from .corpus import Corpus
+from .cutting import next_place
 from .duplicates import SeenDocuments
 
+# Raised when the same corpus becomes another stream of text, which half of one cannot go on with.
+STREAM = 2
 SPLITS = ("train", "validation", "test")  # in the order in which a contiguous split has them
 DEFAULT_FRACTIONS = {"hash": (0.98, 0.01, 0.01), "contiguous": (0.90, 0.05, 0.05)}
 # Below this, a hundredth of the documents would be less than one.
@@ -160,7 +163,7 @@ def split_documents(
 ) -> Iterator[tuple[list[Stretch], Position]]:
     """The corpus as a stream of text by part, in the corpus' order, each time with the position after it.
 
-    Only a contiguous split cuts documents, at the first space or line end after the boundary.
+    Only a contiguous split cuts documents, near the boundary.
 
     Args:
         seen: leave out documents that it has seen, and show it the others.
@@ -184,7 +187,8 @@ def split_documents(
             if part is not None:
                 stretches.append((part, piece, is_last))
             else:
-                cuts = [0, *(_cut(piece, boundary - characters) for boundary in split.boundaries), len(piece)]
+                places = [min(max(0, int(boundary - characters)), len(piece)) for boundary in split.boundaries]
+                cuts = [0, *(next_place(piece, place) for place in places), len(piece)]
                 for name, begin, end in zip(SPLITS, cuts[:-1], cuts[1:], strict=True):
                     if begin < end:
                         stretches.append((name, piece[begin:end], is_last and end == len(piece)))
@@ -201,11 +205,3 @@ def _with_last(pieces: Iterator[str]) -> Iterator[tuple[str, bool]]:
         previous = piece
     if previous is not None:
         yield previous, True
-
-
-def _cut(piece: str, offset: float) -> int:
-    """The nearest place at or after `offset` that does not break a word."""
-    cut = min(max(0, int(offset)), len(piece))
-    while 0 < cut < len(piece) and not piece[cut].isspace():
-        cut += 1
-    return cut

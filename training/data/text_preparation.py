@@ -12,6 +12,7 @@ from configuration.data import DataConfig
 
 from .completion import write_manifest
 from .corpus import Corpus
+from .cutting import with_bounded_words
 from .duplicates import SeenDocuments
 from .encoding import usable_cores
 from .requirements import check_parts
@@ -107,7 +108,7 @@ class _TextPreparation:
         seen = SeenDocuments() if self.config.deduplicate else None
         stream = split_documents(self.corpus, self.split, seen)
         texts = (text for stretches, _ in stream for part, text, _ in stretches if part == "train")
-        return train_tokenizer(texts, vocab_size)
+        return train_tokenizer(with_bounded_words(texts), vocab_size)
 
     def _totals(self, parts: dict[str, Any], end: Position) -> dict[str, Any]:
         """What the manifest says of the whole corpus."""

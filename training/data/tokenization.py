@@ -14,7 +14,7 @@ from .corpus import Corpus
 from .duplicates import KEY_BYTES, SeenDocuments
 from .encoding import BatchEncoder, encode_in_order
 from .shards import FORMAT
-from .split import SPLITS, Position, Split, Stretch, split_documents
+from .split import SPLITS, STREAM, Position, Split, Stretch, split_documents
 from .tokenizer import encoder, ids_dtype
 from .work_folder import WorkFolder
 from .writing import GrowingFile, PartWriter
@@ -25,7 +25,7 @@ SECONDS_BETWEEN_STATES = 10
 
 def state_settings() -> dict[str, int | str]:
     """What a state is of use under only: where the same steps lead on from it. All else is in the folder's name."""
-    return {"format": FORMAT, "documents": "with text", "tokens_per_shard": writing.TOKENS_PER_SHARD}
+    return {"format": FORMAT, "stream": STREAM, "tokens_per_shard": writing.TOKENS_PER_SHARD}
 
 
 class Tokenization:

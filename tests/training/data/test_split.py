@@ -53,6 +53,12 @@ def test_fractions_are_kept(write_folder):
     assert not found["validation"].startswith("ord")  # no word is cut
 
 
+def test_a_line_without_spaces_is_parted_too(write_folder):
+    corpus = opened(write_folder({"a.txt": "漢字" * 1000}))
+    found = parts(corpus, plan_split("contiguous", None, survey(corpus)))
+    assert {part: len(text) for part, text in found.items()} == {"train": 1800, "validation": 100, "test": 100}
+
+
 def test_split_by_hash_does_not_depend_on_names_or_order(write_folder):
     names = [*(f"a/{n}.txt" for n in range(40)), *(f"b/{39 - n}.txt" for n in range(40))]
     write_folder({name: f"text {name.split('/')[1]}" for name in names})
