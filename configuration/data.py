@@ -11,12 +11,17 @@ from .fields import setting
 class DataConfig:
     """What prepared data depends on, and the order in which a run visits it."""
 
-    corpus: str = setting(
+    corpus: str | list[str] = setting(
         "`stdlib` (the running Python's standard library), a file, a folder or a pattern such as 'texts/**/*.txt' "
         "(.txt, .md, .py, .jsonl, .json, .csv, .tsv, each also with .gz or .zst, and .parquet), `hf:owner/name` (a "
         "dataset on the Hub, streamed), a folder of token files (train.safetensors and validation.safetensors), or a "
-        "folder of prepared data (data_dir/<corpus>-<hash>)",
+        "folder of prepared data (data_dir/<corpus>-<hash>); or a list of texts, [a, b]",
         is_path=True,
+    )
+    corpus_weights: list[float] | None = setting(
+        "the share of the training windows that comes from each of several corpora, such as [0.7, 0.3]; null: as much "
+        "as there is of each",
+        None,
     )
     text_field: str = setting("the field of a row that holds the text: a name, or `a.b` for field b of field a", "text")
     dataset_config: str | None = setting(
@@ -52,9 +57,10 @@ class DataConfig:
     def __post_init__(self):
         problems = [
             f"{name} is empty"
-            for name in ("corpus", "text_field", "dataset_split", "tokenizer", "data_dir")
+            for name in ("text_field", "dataset_split", "tokenizer", "data_dir")
             if not getattr(self, name).strip()
         ]
+        problems += self._problems_of_corpora()
         fractions = self.split_fractions
         if fractions is not None and (
             len(fractions) != 3 or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6)
@@ -62,3 +68,27 @@ class DataConfig:
             problems.append(f"split_fractions is {fractions}, but must be three positive numbers that add up to 1")
         if problems:
             raise ValueError("\n".join(problems))
+
+    @property
+    def corpora(self) -> list[str]:
+        """What `corpus` names, one or several."""
+        return self.corpus if isinstance(self.corpus, list) else [self.corpus]
+
+    def _problems_of_corpora(self) -> list[str]:
+        corpora, weights = self.corpora, self.corpus_weights
+        problems = []
+        if not corpora or not all(corpus.strip() for corpus in corpora):
+            problems.append("corpus is empty" if len(corpora) < 2 else "corpus has an empty name in it")
+        if sum(corpus.startswith("hf:") for corpus in corpora) > 1:
+            problems += [
+                f"{name} is {getattr(self, name)}, but corpus names several datasets on the Hub, which do not share one"
+                for name in ("dataset_config", "dataset_revision")
+                if getattr(self, name) is not None
+            ]
+        if weights is not None:
+            if not weights or min(weights) <= 0:
+                problems.append(f"corpus_weights is {weights}, but must be positive numbers")
+            # A single corpus may be prepared data, which was made of several.
+            elif len(corpora) > 1 and len(weights) != len(corpora):
+                problems.append(f"corpus_weights has {len(weights)} numbers, but corpus names {len(corpora)}")
+        return problems

@@ -97,6 +97,8 @@ def from_recipe(value: Any, annotation: Any) -> Any:
         raise TypeError from None
     except (yaml.YAMLError, ValueError):
         parsed = text
+    if isinstance(parsed, list) and any(typing.get_origin(member) is list for member in members(annotation)):
+        return convert(parsed, annotation)  # a list with something wrong in it is no text
     without_text = tuple(member for member in members(annotation) if member is not str)
     try:
         return convert(parsed, typing.Union[without_text]) if without_text else convert(text, str)  # noqa: UP007

@@ -197,7 +197,7 @@ class Recipe:
                     "leave one of them out, or set max_steps to -1"
                 )
         # A shell does it in its own words alone: not after `=`, in quotation marks or in a recipe file.
-        return values | {name: os.path.expanduser(values[name]) for name in cls._paths() if values.get(name)}
+        return values | {name: _expanded(values[name]) for name in cls._paths() if values.get(name)}
 
     @classmethod
     def _check_values(cls, values: dict[str, Any], problems: list[str]) -> None:
@@ -262,8 +262,14 @@ def _fields_of(part: type) -> dict[str, Any]:
     return part.__annotations__ if issubclass(part, PreTrainedConfig) else typing.get_type_hints(part)
 
 
-def _portable(path: str) -> str:
+def _expanded(path: str | list[str]) -> str | list[str]:
+    return [os.path.expanduser(each) for each in path] if isinstance(path, list) else os.path.expanduser(path)
+
+
+def _portable(path: str | list[str]) -> str | list[str]:
     """Relative to the current folder if inside, else the last part alone: records name no user and no machine."""
+    if isinstance(path, list):
+        return [_portable(each) for each in path]
     if path.startswith("~") or ".." in Path(path).parts:
         return Path(path).name
     if not Path(path).is_absolute():

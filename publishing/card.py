@@ -98,7 +98,7 @@ def problems_of_card(text: str, facts: CardFacts) -> list[str]:
     """Why a card cannot be published."""
     data = ModelCard(text).data.to_dict()
     required = list(REQUIRED)
-    if facts.record and facts.record.dataset:
+    if facts.record and facts.record.datasets:
         required.append("datasets")
     if facts.results:
         required += ["metrics", "model-index"]
@@ -130,7 +130,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         pipeline_tag=facts.pipeline_tag,
         base_model=facts.base_model,
         tags=["gpt-scratch", *(["gpt2"] if facts.native else [])],
-        datasets=[facts.record.dataset] if facts.record and facts.record.dataset else None,
+        datasets=(facts.record.datasets or None) if facts.record else None,
         metrics=list(dict.fromkeys(result.metric_type for result in facts.results)) or None,
         model_name=facts.repo_id.split("/")[1],
         eval_results=list(facts.results) or None,

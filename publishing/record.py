@@ -57,9 +57,14 @@ class RunRecord:
         return self.run["data"].get("corpus", {})
 
     @property
-    def dataset(self) -> str | None:
-        """The corpus' name on the Hub, or `None` for one that is not there."""
-        return self.corpus["corpus"] if "revision" in self.corpus else None
+    def corpora(self) -> list[dict[str, Any]]:
+        """The corpus, or each of several that it consists of."""
+        return self.corpus.get("corpora", [self.corpus]) if self.corpus else []
+
+    @property
+    def datasets(self) -> list[str]:
+        """The names on the Hub of those that are there."""
+        return [corpus["corpus"] for corpus in self.corpora if "revision" in corpus]
 
     @property
     def is_stdlib(self) -> bool:
@@ -140,11 +145,19 @@ def describe_corpus(record: RunRecord) -> str | None:
     """The training text, in words; `None` where it was something else."""
     if not record.corpus:
         return None
-    if record.dataset:
-        return f"the dataset {record.dataset}"
-    if record.is_stdlib:
-        return f"the source of Python {record.corpus['python']}'s standard library"
-    return f"text that is not published here (`{record.corpus['corpus']}`)"
+    described = [_describe(corpus) for corpus in record.corpora]
+    weights = record.recipe.get("corpus_weights")
+    if weights and len(weights) == len(described):
+        described = [f"{text} ({weight / sum(weights):.0%})" for text, weight in zip(described, weights, strict=True)]
+    return " and ".join([", ".join(described[:-1]), described[-1]] if len(described) > 1 else described)
+
+
+def _describe(corpus: dict[str, Any]) -> str:
+    if "revision" in corpus:
+        return f"the dataset {corpus['corpus']}"
+    if "python" in corpus:
+        return f"the source of Python {corpus['python']}'s standard library"
+    return f"text that is not published here (`{corpus['corpus']}`)"
 
 
 def results_of_lm_eval(file: Path) -> list[EvalResult]:

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from configuration.pretraining import PretrainingRecipe
 from modeling_gpt_scratch import GPTScratchForCausalLM
 
+from .data.mixture import corpus_windows, describe_shares
 from .data.preparation import add_verify_argument, prepare_shards
 from .data.shards import data_record
 from .data.windows import TokenWindows, WindowOrder
@@ -17,7 +18,7 @@ from .optimization.steps import accumulation_steps
 from .planning.dry_run import print_plan
 from .planning.flops import model_flops_per_token
 from .planning.micro_batch import choose_micro_batch
-from .processes import process_count
+from .processes import leads, process_count
 from .run.command import program_parser, read_command
 from .run.lifecycle import run_program
 from .run.program import Program, Say
@@ -46,8 +47,8 @@ class Pretraining(Program):
     name, recipe_class, unit = "pretrain", PretrainingRecipe, "tokens"
     own_groups = {
         "data": (
-            *("corpus", "text_field", "dataset_config", "dataset_split", "dataset_revision", "deduplicate"),
-            *("split", "split_fractions", "shuffle", "document_masking"),
+            *("corpus", "corpus_weights", "text_field", "dataset_config", "dataset_split", "dataset_revision"),
+            *("deduplicate", "split", "split_fractions", "shuffle", "document_masking"),
         ),
         "tokenizer": ("tokenizer",),
         "batch": ("tokens_per_step",),
@@ -63,7 +64,8 @@ class Pretraining(Program):
 
     def is_the_same(self, name: str, data: dict[str, Any]) -> bool:
         """The corpus is, where it names that same data, wherever it lies now."""
-        prepared = data_record(Path(self.recipe.data.corpus)) if name == "corpus" else None
+        corpora = self.recipe.data.corpora if name == "corpus" else []
+        prepared = data_record(Path(corpora[0])) if len(corpora) == 1 else None
         return prepared is not None and prepared | {"folder": ""} == data | {"folder": ""}
 
     def check(self, processes: int) -> None:
@@ -80,6 +82,7 @@ class Pretraining(Program):
     def prepare(self, begun_on: dict[str, Any] | None, say: Say) -> dict[str, Any]:
         vocab_size = self.recipe.model.vocab_size
         self.shards = prepare_shards(self.recipe.data, vocab_size, self.length, say, self.verify_data, begun_on)
+        self.shares = corpus_windows(self.shards, self.recipe.data.corpus_weights, self.length)
         return data_record(self.shards.folder)
 
     def _windows(self, part: str) -> TokenWindows:
@@ -109,13 +112,17 @@ class Pretraining(Program):
         windows = self._windows("train")
         visited = args.max_steps * self.recipe.pretraining.tokens_per_step // self.length
         seed = args.seed if args.data_seed is None else args.data_seed
+        if leads():
+            for line in describe_shares(self.shares, visited):
+                print(line)
+        weighted = self.shares if self.recipe.data.corpus_weights else None
         return GPTScratchTrainer(
             model=model,
             args=args,
             train_dataset=windows,
             eval_dataset=self._windows("validation"),
             processing_class=self.shards.tokenizer,
-            order=WindowOrder(len(windows), visited, seed, self.recipe.data.shuffle),
+            order=WindowOrder(len(windows), visited, seed, self.recipe.data.shuffle, weighted),
             eval_utf8_bytes=self.shards.utf8_bytes("validation"),
             **run,
         )

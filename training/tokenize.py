@@ -38,10 +38,13 @@ def tokenize(recipe: PretrainingRecipe, verify: bool, allowed: Collection[str] =
     begun_on = _begun_on(recipe, allowed)
     prepared = prepare_shards(recipe.data, recipe.model.vocab_size, window, print, verify, begun_on)
     seconds = time.perf_counter() - started_at
+    names = [corpus["corpus"] for corpus in prepared.manifest["corpus"].get("corpora", [])]
     for part, counts in prepared.manifest["parts"].items():
+        of_each = zip(names, counts.get("corpora", []), strict=True)
+        each = ", ".join(f"{name} {part_of_it['tokens']:,}" for name, part_of_it in of_each)
         print(
-            f"{part}: {counts['tokens']:,} tokens, {counts['utf8_bytes']:,} bytes of text, "
-            f"{len(counts['shards'])} shards"
+            f"{part}: {counts['tokens']:,} tokens{f' ({each})' if each else ''}, "
+            f"{counts['utf8_bytes']:,} bytes of text, {len(counts['shards'])} shards"
         )
     print(f"{prepared.folder}, after {seconds:,.1f} s")
     return prepared

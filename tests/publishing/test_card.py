@@ -53,10 +53,17 @@ def test_the_card_tells_what_the_record_says(folder, tmp_path):
         ({"corpus": "bob/texts", "revision": "0f" * 20}, ["bob/texts"], ["und"], "the dataset bob/texts"),
         ({"corpus": "stdlib", "python": "3.11.7"}, None, ["code"], "the source of Python 3.11.7's standard library"),
         ({"corpus": "stdlib", "files": 3}, None, ["und"], "text that is not published here (`stdlib`)"),
+        (
+            {"corpus": "texts+a", "corpora": [{"corpus": "bob/texts", "revision": "0f" * 20}, {"corpus": "a"}]},
+            ["bob/texts"],
+            ["und"],
+            "the dataset bob/texts (75%) and text that is not published here (`a`) (25%)",
+        ),
     ],
 )
 def test_the_card_knows_the_text_of_prepared_data(corpus, dataset, language, text, folder, tmp_path):
-    recipe = PretrainingRecipe.load(folder.parent / "recipe.yaml", {"corpus": "/srv/prepared/stdlib-1a2b"})
+    weights = {"corpus_weights": "[3, 1]"} if "corpora" in corpus else {}
+    recipe = PretrainingRecipe.load(folder.parent / "recipe.yaml", {"corpus": "/srv/prepared/stdlib-1a2b"} | weights)
     (folder.parent / "recipe.yaml").write_text(recipe.dump())
     data = json.loads((folder.parent / "run.json").read_text())["data"]
     edit_json(folder.parent / "run.json", data=data | {"corpus": corpus | {"sha256": data["corpus"]["sha256"]}})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,24 @@ def test_a_run_leaves_records_charts_checkpoints_and_a_model_that_opens(command,
     printed = capsys.readouterr().out
     assert f"validation: {result['initial']['eval_loss']:.4f} -> {result['eval_loss']:.4f} nats per token" in printed
     assert "bits per byte" in printed
+
+
+def test_a_run_on_weighted_corpora_says_their_shares_and_goes_on_to_the_same_end(command, texts, tmp_path, capsys):
+    (tmp_path / "line.txt").write_text("一二三四五六七八九十" * 300)
+    corpora = {"corpus": f"[{texts}, {tmp_path / 'line.txt'}]", "corpus_weights": "[1, 3]", "max_steps": 8}
+    assert main(command(**corpora)) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if " visited " in line]
+    assert [line.split(";")[-1] for line in lines] == [" 25.0% of the run's windows", " 75.0% of the run's windows"]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [corpus["corpus"] for corpus in record["data"]["corpus"]["corpora"]] == [texts.name, "line"]
+    whole = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    for path in ("model", "checkpoint-8"):
+        shutil.rmtree(tmp_path / "run" / path)
+    assert main(command(**corpora | {"corpus_weights": "[3, 1]"})) == 2
+    assert "corpus_weights was [1.0, 3.0], now [3.0, 1.0]" in capsys.readouterr().err
+    (prepared,) = (tmp_path / "data").iterdir()
+    assert main(command(**corpora | {"corpus": prepared})) == 0  # the prepared data stand for the list
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == whole
 
 
 def test_records_hold_no_path_or_name_of_this_machine(texts, command, tmp_path, monkeypatch):

@@ -33,7 +33,8 @@ Signatures = dict[str, str]
 def settings_sha256(config: DataConfig, vocab_size: int) -> str:
     """Names what a recipe says of its data."""
     settings = {name: getattr(config, name) for name in SETTINGS}
-    settings["corpus"] = os.path.normpath(config.corpus)
+    corpora = [os.path.normpath(corpus) for corpus in config.corpora]
+    settings["corpus"] = corpora if len(corpora) > 1 else corpora[0]
     settings["vocab_size"] = vocab_size if config.tokenizer == "train" else None
     return sha256_of_values([FORMAT, settings])
 

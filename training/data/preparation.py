@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from ..files import sha256_of_values
 from ..processes import on_every_process, on_first_process
 from .corpus import Corpus
 from .made_from import Signatures, find_in_place_of, find_made_from, remember_made_from, settings_sha256
+from .mixture import open_corpora
 from .requirements import check_parts, check_settings, check_vocabulary
 from .shards import TokenShards, data_record
-from .sources import open_corpus
 from .text_preparation import prepare_text
 from .token_files import find_token_files, prepare_token_files, signature_of_files
 from .tokenizer import load_tokenizer, tokenizer_identity
@@ -55,9 +54,9 @@ def prepare_shards(
     """
 
     def open_prepared() -> TokenShards:
-        given = data_record(Path(config.corpus)) is not None
+        given = len(config.corpora) == 1 and data_record(Path(config.corpora[0])) is not None
         prepared = TokenShards(
-            Path(config.corpus) if given else _find_or_prepare(config, vocab_size, window, say, begun_on)
+            Path(config.corpora[0]) if given else _find_or_prepare(config, vocab_size, window, say, begun_on)
         )
         if given:
             check_settings(config, prepared, vocab_size, say)
@@ -78,14 +77,16 @@ class _Sources:
 
     Attributes:
         token_files: where the corpus is such files, else `None`.
-        corpus, tokenizer: `None` where they are missing, and for token files, and for `tokenizer: train`.
+        corpora: one or several; `None` where one is missing, and for token files.
+        tokenizer: `None` where it is missing, and for `tokenizer: train`.
         signatures: of those that can be seen.
         missing: why the others cannot.
     """
 
-    def __init__(self, config: DataConfig):
-        self.token_files = find_token_files(config.corpus)
-        self.corpus: Corpus | None = None
+    def __init__(self, config: DataConfig, begun_on: dict[str, Any] | None):
+        self.token_files = find_token_files(config.corpora[0]) if len(config.corpora) == 1 else None
+        self.begun_on = begun_on
+        self.corpora: list[Corpus] | None = None
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self.signatures: Signatures = {}
         self.missing: list[UnavailableError] = []
@@ -98,8 +99,9 @@ class _Sources:
     def _open_corpus(self, config: DataConfig) -> str:
         if self.token_files is not None:
             return sha256_of_values(signature_of_files(self.token_files))
-        self.corpus = open_corpus(config)
-        return self.corpus.signature()
+        self.corpora = open_corpora(config, self.begun_on and self.begun_on["corpus"])
+        signatures = [corpus.signature() for corpus in self.corpora]
+        return signatures[0] if len(signatures) == 1 else sha256_of_values(signatures)
 
     def _open_tokenizer(self, config: DataConfig) -> str:
         if config.tokenizer == "train":
@@ -121,8 +123,7 @@ def _find_or_prepare(
         if data_record(begun_in) == begun_on:
             say(f"the run goes on with the data that it began on, {begun_in}")
             return begun_in
-        config = replace(config, dataset_revision=begun_on["corpus"].get("revision", config.dataset_revision))
-    sources = _Sources(config)
+    sources = _Sources(config, begun_on)
     if sources.missing:
         return find_in_place_of(sources.missing, data_dir, settings, sources.signatures, say)
     if sources.tokenizer is not None:
@@ -133,10 +134,12 @@ def _find_or_prepare(
     if sources.token_files is not None:
         folder = prepare_token_files(sources.token_files, data_dir, sources.tokenizer, say)
     else:
-        if sources.corpus.not_read:
-            say(sources.corpus.not_read)
-        folder = prepare_text(config, sources.corpus, sources.tokenizer, vocab_size, window, say)
-        if sources.corpus.rows_without_text:
-            say(f"corpus {sources.corpus.name}: rows without text, skipped: {sources.corpus.rows_without_text:,}")
+        for corpus in sources.corpora:
+            if corpus.not_read:
+                say(corpus.not_read)
+        folder = prepare_text(config, sources.corpora, sources.tokenizer, vocab_size, window, say)
+        for corpus in sources.corpora:
+            if corpus.rows_without_text:
+                say(f"corpus {corpus.name}: rows without text, skipped: {corpus.rows_without_text:,}")
     remember_made_from(folder, settings, sources.signatures, say)
     return folder

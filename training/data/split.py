@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tqdm import tqdm
@@ -42,8 +42,11 @@ class Survey:
     document_hashes: tuple[float, ...] | None
 
 
-def survey(corpus: Corpus, deduplicate: bool = False) -> Survey:
+def survey(corpus: Corpus, seen: SeenDocuments | None = None) -> Survey:
     """Reads the whole corpus once.
+
+    Args:
+        seen: leave out documents that it has seen, and show it the others.
 
     Raises:
         InputError: the corpus holds no text, or something unreadable.
@@ -51,7 +54,6 @@ def survey(corpus: Corpus, deduplicate: bool = False) -> Survey:
     sha256 = hashlib.sha256()
     documents = characters = utf8_bytes = duplicates = 0
     hashes: set[float] | None = set()
-    seen = SeenDocuments() if deduplicate else None
     with tqdm(desc="reading", unit="char", unit_scale=True, delay=5) as progress:
         for document in corpus.documents():
             document_sha256 = hashlib.sha256()
@@ -77,7 +79,8 @@ def survey(corpus: Corpus, deduplicate: bool = False) -> Survey:
                 if len(hashes) > MAX_KEPT_HASHES:
                     hashes = None
     if documents == 0:
-        raise InputError(f"corpus {corpus.name} is empty: it holds no text")
+        others = "" if duplicates == 0 else f" that has not come before (deduplicate), in {duplicates:,} documents"
+        raise InputError(f"corpus {corpus.name} is empty: it holds no text{others}")
     kept = None if hashes is None else tuple(sorted(hashes))
     return Survey(sha256.hexdigest(), documents, characters, utf8_bytes, duplicates, kept)
 
@@ -142,9 +145,10 @@ class Position:
     Args:
         documents: documents of the corpus that are done, duplicates among them.
         pieces: pieces done of the document after those.
-        characters: of the text so far.
+        characters: of the corpus so far.
         different: documents so far that had not come before, where that is looked at.
         state: the corpus' own state.
+        earlier: of several corpora, the documents and characters of each one before this.
     """
 
     documents: int = 0
@@ -152,6 +156,20 @@ class Position:
     characters: int = 0
     different: int = 0
     state: Any = None
+    earlier: list[list[int]] = field(default_factory=list)
+
+    @property
+    def corpus(self) -> int:
+        """The number of the corpus that it is in."""
+        return len(self.earlier)
+
+    @property
+    def all_documents(self) -> int:
+        return self.documents + sum(documents for documents, _ in self.earlier)
+
+    @property
+    def all_characters(self) -> int:
+        return self.characters + sum(characters for _, characters in self.earlier)
 
 
 # A stretch of text: its part, the text, and whether a document ends here.
@@ -194,7 +212,8 @@ def split_documents(
                         stretches.append((name, piece[begin:end], is_last and end == len(piece)))
             characters += len(piece)
             place = (number + 1, 0) if is_last else (number, index + 1)
-            yield stretches, Position(*place, characters, len(seen) if seen is not None else 0)
+            different = len(seen) if seen is not None else 0
+            yield stretches, Position(*place, characters, different, earlier=start.earlier)
 
 
 def _with_last(pieces: Iterator[str]) -> Iterator[tuple[str, bool]]:

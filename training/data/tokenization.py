@@ -10,11 +10,11 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from . import writing
-from .corpus import Corpus
 from .duplicates import KEY_BYTES, SeenDocuments
 from .encoding import BatchEncoder, encode_in_order
+from .mixture import PartedCorpus, split_corpora
 from .shards import FORMAT
-from .split import SPLITS, STREAM, Position, Split, Stretch, split_documents
+from .split import SPLITS, STREAM, Position, Stretch
 from .tokenizer import encoder, ids_dtype
 from .work_folder import WorkFolder
 from .writing import GrowingFile, PartWriter
@@ -29,9 +29,10 @@ def state_settings() -> dict[str, int | str]:
 
 
 class Tokenization:
-    """Writes the shards of a corpus into a work folder, in a `with` block, which closes its files.
+    """Writes the shards of corpora into a work folder, in a `with` block, which closes its files.
 
     Args:
+        parted: the corpora in their order, each with its split.
         deduplicate: whether documents are left out whose text came before.
         tokenizer: makes the ids.
         state: what the work folder has saved, to go on from there; `None` begins anew.
@@ -43,13 +44,12 @@ class Tokenization:
     def __init__(
         self,
         work: WorkFolder,
-        corpus: Corpus,
-        split: Split,
+        parted: list[PartedCorpus],
         deduplicate: bool,
         tokenizer: PreTrainedTokenizerFast,
         state: dict[str, Any] | None,
     ):
-        self.work, self.corpus, self.split = work, corpus, split
+        self.work, self.parted = work, parted
         self.position = Position(**state["position"]) if state else Position()
         dtype, eos = ids_dtype(tokenizer), tokenizer.eos_token_id
         self._encode = BatchEncoder(encoder(tokenizer), dtype, eos)
@@ -79,19 +79,23 @@ class Tokenization:
         if not self._has_state:
             self._save_state()
         start = self.position
-        bar = {"initial": start.characters, "desc": "tokenizing", "unit": "char", "unit_scale": True}
+        bar = {"initial": start.all_characters, "desc": "tokenizing", "unit": "char", "unit_scale": True}
         encoded_batches = encode_in_order(self._encode, self._batches(start), threads)
         with closing(encoded_batches), tqdm(total=characters, **bar) as progress:
             for encoded, position in encoded_batches:
                 shards = self._shards()
+                for writer in self._writers.values():
+                    writer.begin_corpus(position.corpus)
                 for part, found in encoded.items():
                     self._writers[part].add(found.ids, found.utf8_bytes, found.documents)
-                progress.update(position.characters - self.position.characters)
+                progress.update(position.all_characters - self.position.all_characters)
                 self.position = position
                 due = self._shards() > shards or time.monotonic() - self._saved_at >= SECONDS_BETWEEN_STATES
                 # In the middle of a document a dataset on the Hub has no state to go on from.
-                if due and (position.pieces == 0 or self.corpus.identity is None):
+                if due and (position.pieces == 0 or self.parted[position.corpus].corpus.identity is None):
                     self._save_state()
+        for writer in self._writers.values():
+            writer.begin_corpus(len(self.parted) - 1)
         self._save_state()  # finishing is quick; what comes after it may not be
         return {part: writer.finish() for part, writer in self._writers.items()}
 
@@ -109,14 +113,22 @@ class Tokenization:
         self._saved_at = time.monotonic()
 
     def _batches(self, start: Position) -> Iterator[tuple[list[Stretch], Position]]:
+        """Batches, each of text of one corpus."""
         batch: list[Stretch] = []
         waiting = 0
         position = start
-        for stretches, position in split_documents(self.corpus, self.split, self._seen, start):
+        for stretches, reached in split_corpora(self.parted, self._seen, start):
+            if batch and reached.corpus != position.corpus:
+                yield batch, self._with_state(position)
+                batch, waiting = [], 0
+            position = reached
             batch += stretches
             waiting += sum(len(text) for _, text, _ in stretches)
             if waiting >= BATCH_CHARACTERS:
-                yield batch, replace(position, state=self.corpus.state())
+                yield batch, self._with_state(position)
                 batch, waiting = [], 0
         if batch:
-            yield batch, replace(position, state=self.corpus.state())
+            yield batch, self._with_state(position)
+
+    def _with_state(self, position: Position) -> Position:
+        return replace(position, state=self.parted[position.corpus].corpus.state())

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -78,6 +79,24 @@ def collate_windows(windows: list[dict[str, torch.Tensor]]) -> dict[str, torch.T
     return batch | ({"position_ids": stack("position_ids", 0)} if "position_ids" in windows[0] else {})
 
 
+@dataclass(frozen=True)
+class WindowShare:
+    """The windows of one of several corpora, and their share of those that a run visits.
+
+    Args:
+        name: of the corpus.
+        tokens: of the corpus in the part.
+        first, end: its windows are those from `first` up to `end`, without it.
+        share: all shares add up to 1.
+    """
+
+    name: str
+    tokens: int
+    first: int
+    end: int
+    share: float
+
+
 class WindowOrder(Sampler[int]):
     """The order in which a run visits the windows: epoch after epoch, a function of (seed, epoch) alone.
 
@@ -89,10 +108,15 @@ class WindowOrder(Sampler[int]):
         num_samples: windows that the run visits.
         seed: of the permutations.
         shuffle: whether to permute at all.
+        shares: of several corpora that are weighted: each has epochs of its own, and takes its turns so that at any
+            moment it has had its share, to less than one window. `None`: the windows are visited as they are.
     """
 
-    def __init__(self, num_windows: int, num_samples: int, seed: int, shuffle: bool):
-        self.num_windows = num_windows
+    def __init__(
+        self, num_windows: int, num_samples: int, seed: int, shuffle: bool, shares: list[WindowShare] | None = None
+    ):
+        self.ranges = [(share.first, share.end) for share in shares] if shares else [(0, num_windows)]
+        self.shares = [share.share for share in shares] if shares else [1.0]
         self.num_samples = num_samples
         self.seed = seed
         self.shuffle = shuffle
@@ -101,10 +125,29 @@ class WindowOrder(Sampler[int]):
         return self.num_samples
 
     def __iter__(self) -> Iterator[int]:
-        epochs = itertools.chain.from_iterable(self.epoch(number) for number in itertools.count())
-        return itertools.islice(epochs, self.num_samples)
+        streams = [self._endless(corpus) for corpus in range(len(self.shares))]
+        return itertools.islice((next(streams[corpus]) for corpus in turns(self.shares)), self.num_samples)
 
-    def epoch(self, number: int) -> Iterator[int]:
-        if not self.shuffle:
-            return iter(range(self.num_windows))
-        return map(int, np.random.default_rng([self.seed, number]).permutation(self.num_windows))
+    def _endless(self, corpus: int) -> Iterator[int]:
+        first, end = self.ranges[corpus]
+        for epoch in itertools.count():
+            if self.shuffle:
+                seed = [self.seed, epoch, *([corpus] if corpus else [])]
+                yield from map(int, first + np.random.default_rng(seed).permutation(end - first))
+            else:
+                yield from range(first, end)
+
+
+def turns(shares: list[float]) -> Iterator[int]:
+    """Whose turn it is, without end: after any number n of turns, each has had n times its share, to less than one.
+
+    Tijdeman, 1980, "The chairman assignment problem": of those who may have a turn without getting too far ahead, the
+    one who would be too far behind first.
+    """
+    slack = 1 - 1 / max(2, 2 * len(shares) - 2)
+    had = [0] * len(shares)
+    for turn in itertools.count(1):
+        may = [who for who, share in enumerate(shares) if turn * share - had[who] >= 1 - slack] or range(len(shares))
+        who = min(may, key=lambda who: (had[who] + slack) / shares[who])
+        had[who] += 1
+        yield who

@@ -12,6 +12,7 @@ from modeling_gpt_scratch.durable import give_name
 
 TOKENS_PER_SHARD = 2**25  # 64 MiB of uint16
 COPIED_TOGETHER = 2**20  # bytes
+NOTHING = {"tokens": 0, "utf8_bytes": 0, "documents": 0}
 SAFETENSORS_DTYPES = {"uint16": "U16", "uint32": "U32"}
 
 
@@ -57,6 +58,8 @@ class GrowingFile:
 class PartWriter:
     """The shards of one part, from ids that come in order. It begins with the end-of-text token.
 
+    Of several corpora, whose ids come one after the other, each is counted for itself.
+
     Args:
         work: the work folder.
         state: what [`checkpoint`] returned, to go on from there; `None` begins anew.
@@ -64,20 +67,32 @@ class PartWriter:
 
     def __init__(self, work: Path, part: str, dtype: str, eos_token_id: int, state: dict[str, Any] | None = None):
         self.work, self.part, self.dtype = work, part, np.dtype(dtype)
-        state = state or {"shards": [], "waiting_bytes": 0, "utf8_bytes": 0, "documents": 0}
+        state = state or {"shards": [], "waiting_bytes": 0, "corpora": [dict(NOTHING)], "ended": False}
         self.shards: list[dict[str, Any]] = list(state["shards"])
-        self.utf8_bytes: int = state["utf8_bytes"]
-        self.documents: int = state["documents"]
+        self.corpora: list[dict[str, int]] = [dict(counts) for counts in state["corpora"]]
+        self._end = np.array([eos_token_id], dtype=dtype)
+        self._ended: bool = state["ended"]
         self._outdated: list[Path] = []
         for shard in self.shards:
             check_length(work / "data" / shard["file"], shard["bytes"])
         self._waiting = self._open(state["waiting_bytes"])
         if not self.shards and not self._waiting.length:
-            self._append(np.array([eos_token_id], dtype=dtype))
+            self.add(self._end, 0, 0)
+
+    def begin_corpus(self, number: int) -> None:
+        """What is added from now on is of that corpus. A document that a split has cut has its end before it."""
+        while len(self.corpora) <= number:
+            if not self._ended:
+                self.add(self._end, 0, 0)
+            self.corpora.append(dict(NOTHING))
 
     def add(self, ids: np.ndarray, utf8_bytes: int, documents: int) -> None:
-        self.utf8_bytes += utf8_bytes
-        self.documents += documents
+        counts = self.corpora[-1]
+        counts["tokens"] += len(ids)
+        counts["utf8_bytes"] += utf8_bytes
+        counts["documents"] += documents
+        if len(ids):
+            self._ended = bool(ids[-1] == self._end[0])
         self._append(ids)
 
     def checkpoint(self) -> dict[str, Any]:
@@ -85,8 +100,8 @@ class PartWriter:
         return {
             "shards": list(self.shards),
             "waiting_bytes": self._waiting.sync(),
-            "utf8_bytes": self.utf8_bytes,
-            "documents": self.documents,
+            "corpora": [dict(counts) for counts in self.corpora],
+            "ended": self._ended,
         }
 
     def forget_outdated(self) -> None:
@@ -100,12 +115,8 @@ class PartWriter:
         if self._waiting.length:
             self._complete_shard()
         self._waiting.close()
-        return {
-            "tokens": sum(shard["tokens"] for shard in self.shards),
-            "utf8_bytes": self.utf8_bytes,
-            "documents": self.documents,
-            "shards": self.shards,
-        }
+        totals = {name: sum(counts[name] for counts in self.corpora) for name in NOTHING}
+        return {**totals, **({"corpora": self.corpora} if len(self.corpora) > 1 else {}), "shards": self.shards}
 
     def close(self) -> None:
         self._waiting.close()

@@ -162,10 +162,11 @@ def about(recipe: dict[str, Any], record: dict[str, Any], unit: str) -> str:
     model += [f"{count(planned['parameters'])} parameters"] if "parameters" in planned else []
     device = [f"{hardware['device']} ({hardware['count']})", hardware["system"]] if hardware else []
     per_step = recipe.get(f"{unit}_per_step")
+    corpora = recipe.get("corpus") or []
     parts = [
         program if program != "pretrain" else "",
         ", ".join(model),
-        f"corpus {recipe['corpus']}" if recipe.get("corpus") else "",
+        f"corpus {', '.join([corpora] if isinstance(corpora, str) else corpora)}" if corpora else "",
         f"{per_step:,} {unit} per step" if per_step else "",
         recipe.get("precision") or "",
         ", ".join(device),

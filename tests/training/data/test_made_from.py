@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from tests.training.data.tales import prepare
-from training.data import made_from, text_preparation
+from training.data import made_from, mixture, text_preparation
 from training.data.made_from import MADE_FROM
 from training.data.shards import data_record
 from training.errors import InputError
@@ -20,7 +20,7 @@ def read_nothing(monkeypatch):
     """From here on, reading a corpus or making data fails."""
 
     def forbid():
-        monkeypatch.setattr(text_preparation, "survey", None)
+        monkeypatch.setattr(mixture, "survey", None)
         monkeypatch.setattr(text_preparation, "_TextPreparation", None)
 
     return forbid

@@ -80,8 +80,19 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(split, run_config, sma
         assert contents(other) == contents(whole)
 
 
-@pytest.mark.parametrize("fields", [{"deduplicate": True}, {"split": "contiguous"}, {"tokenizer": "train"}], ids=str)
-def test_a_crash_at_any_write_to_disk_changes_nothing(fields, run_config, small, monkeypatch):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"deduplicate": True},
+        {"split": "contiguous"},
+        {"tokenizer": "train"},
+        {"corpus": ["a.jsonl", "b.txt"], "split": "contiguous", "deduplicate": True},
+    ],
+    ids=str,
+)
+def test_a_crash_at_any_write_to_disk_changes_nothing(fields, run_config, texts, small, monkeypatch):
+    if "corpus" in fields:
+        fields = fields | {"corpus": [str(texts / name) for name in fields["corpus"]]}
     whole = contents(prepare(run_config("whole", **fields)).folder)
     sync, moments, crashes = os.fsync, random.Random(0), 0
     left = 0

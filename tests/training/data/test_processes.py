@@ -15,13 +15,13 @@ import os, sys
 from pathlib import Path
 import torch
 from configuration.data import DataConfig
-from training.data import preparation, text_preparation
+from training.data import mixture, preparation
 from training.errors import InputError
 from training.data.preparation import prepare_shards
 
 rank, place = int(sys.argv[1]), Path(sys.argv[2])
 torch.distributed.init_process_group("gloo", init_method=f"file://{place}/store", rank=rank, world_size=2)
-text_preparation.survey = text_preparation.survey if rank == 0 else None  # the second one must not read the text
+mixture.survey = mixture.survey if rank == 0 else None  # the second one must not read the text
 
 def attempt(say=lambda line: None, **fields):
     run = DataConfig(tokenize_threads=1, **{"corpus": str(place / "texts"), **fields})
@@ -37,7 +37,7 @@ machine = place / f"machine-{rank}"
 machine.mkdir()
 os.chdir(machine)
 print(attempt(data_dir="data"))
-preparation.open_corpus = lambda run: sys.exit("out of memory")
+preparation.open_corpora = lambda run, begun_on: sys.exit("out of memory")
 print(attempt(data_dir="data"))
 """
 

@@ -5,7 +5,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from training.data.windows import TokenWindows, WindowOrder, collate_windows, positions_in_documents
+from training.data.windows import (
+    TokenWindows,
+    WindowOrder,
+    WindowShare,
+    collate_windows,
+    positions_in_documents,
+    turns,
+)
+
+SHARES = [WindowShare("a", 80, 0, 10, 0.7), WindowShare("b", 32, 10, 14, 0.1), WindowShare("c", 48, 14, 20, 0.2)]
 
 
 class Vector:
@@ -115,6 +124,34 @@ def test_order_depends_on_seed_and_epoch_alone():
 
 def test_without_shuffling_the_order_is_that_of_the_text():
     assert list(WindowOrder(4, 6, 1, shuffle=False)) == [0, 1, 2, 3, 0, 1]
+
+
+@pytest.mark.parametrize("shares", [[1.0], [0.5, 0.5], [0.7, 0.1, 0.2], [0.94, 0.03, 0.02, 0.01], [1 / 7] * 7], ids=str)
+def test_at_any_moment_each_has_had_its_share_to_less_than_one(shares):
+    had = [0] * len(shares)
+    for turn, who in zip(range(1, 2001), turns(shares), strict=False):
+        had[who] += 1
+        assert all(abs(had[each] - turn * share) < 1 for each, share in enumerate(shares))
+
+
+def test_weighted_corpora_have_epochs_and_orders_of_their_own():
+    order = list(WindowOrder(20, 1200, 1, True, SHARES))
+    for share, visits in zip(SHARES, (840, 120, 240), strict=True):
+        own = [window for window in order if share.first <= window < share.end]
+        size = share.end - share.first
+        epochs = [own[start : start + size] for start in range(0, visits, size)]
+        assert len(own) == visits
+        assert all(sorted(epoch) == list(range(share.first, share.end)) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert list(WindowOrder(20, 60, 1, True, SHARES)) == order[:60]
+    assert list(WindowOrder(20, 60, 2, True, SHARES)) != order[:60]
+
+
+def test_weighted_corpora_without_shuffling_come_in_the_order_of_their_texts():
+    order = list(WindowOrder(20, 100, 1, False, SHARES))
+    assert [window for window in order if window < 10] == list(range(10)) * 7
+    assert [window for window in order if 10 <= window < 14] == [10, 11, 12, 13] * 2 + [10, 11]
+    assert len({order[start] >= 10 for start in range(10)}) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 2])
