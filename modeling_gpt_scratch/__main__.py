@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument(
         "--tokenizer",
         metavar="FOLDER_OR_NAME",
-        help="the tokenizer to save beside the model, the book uses gpt2 (default: the one in the source folder)",
+        help="the tokenizer to save beside the model: gpt2 for the book, nanoGPT's meta.pkl (default: the source's)",
     )
     command.add_argument(
         "--revision", metavar="REV", help="Hub names: the branch, tag or commit of SOURCE (default: its main branch)"

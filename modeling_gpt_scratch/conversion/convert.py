@@ -40,8 +40,8 @@ def convert(
         target_format: `gpt-scratch`, or `gpt2` for the library's own `GPT2LMHeadModel`, which needs no remote code.
         config: for the book's format, the checkpoint's configuration in the book's fields; `None` means `model.json`
             beside the checkpoint. The other formats bring theirs.
-        tokenizer: a folder or Hub name whose tokenizer is saved beside the model; `None` means the source folder's
-            own, where it has one.
+        tokenizer: a folder or Hub name whose tokenizer is saved beside the model, or nanoGPT's `meta.pkl`; `None`
+            means the source folder's own, where it has one.
         revision: a branch, tag or commit of the repository `source`.
         activation: for nanoGPT's format, one of `ACTIVATIONS`; `None` means the first.
         report: takes the lines that tell a person what was written.
@@ -117,4 +117,9 @@ def _remarks(
     if "activation" in FORMATS[source_format].options:
         yield f"Its activation is {model.config.hidden_act}, which the checkpoint does not say: see --activation."
     if tokenizer is None:
-        yield "It has no tokenizer: convert again with --tokenizer FOLDER_OR_NAME to add one (the book uses gpt2)."
+        yield (
+            "It has no tokenizer: convert again with --tokenizer FOLDER_OR_NAME to add one (the book uses gpt2; "
+            "nanoGPT's characters are in the meta.pkl beside its data)."
+        )
+    elif tokenizer.eos_token_id is None:
+        yield "Its tokenizer has no end of text, so it always writes as many tokens as are asked for."
