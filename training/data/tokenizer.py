@@ -1,21 +1,23 @@
 """
-The tokenizer of a run: a byte-level BPE trained on its text (Sennrich et al., 2016; bytes as in GPT-2, 2019), or any
-existing one.
+The tokenizer of a run: a byte-level BPE trained on its text (Sennrich et al., 2016; bytes as in GPT-2, 2019), the
+characters of that text, or any existing one.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from modeling_gpt_scratch.conversion.characters import END_OF_TEXT, PAD, character_tokenizer, read_characters
+from modeling_gpt_scratch.conversion.checks import ConversionError
+from modeling_gpt_scratch.conversion.tokenizer import vocabulary_size
+
 from ..errors import InputError, UnavailableError
 from ..loading import check_name
+from .adoption import adopt
 
-END_OF_TEXT = "<|endoftext|>"
-# A token of its own: with padding = end of text the library's collator would hide every end from the loss, and a
-# fine-tuned model would never stop.
-PAD = "<|pad|>"
 BYTE_VALUES = 256
 
 
@@ -53,14 +55,37 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """An existing tokenizer by folder or Hub name, kept as it is.
+def tokenizer_of_characters(texts: Iterator[str]) -> PreTrainedTokenizerFast:
+    """A token for each character of the training text, in the order of Unicode."""
+    return character_tokenizer(sorted(set().union(*texts)), special_tokens=True)
+
+
+def load_tokenizer(
+    name: str, eos_token: str | None = None, say: Callable[[str], None] = lambda line: None
+) -> PreTrainedTokenizerFast:
+    """An existing tokenizer by folder or Hub name, or the characters of nanoGPT's `meta.pkl`, as training uses it.
+
+    Args:
+        eos_token: the token that separates documents; `None` means the tokenizer's own.
+        say: told what the tokenizer did otherwise (`adoption`), in lines.
 
     Raises:
         UnavailableError: nothing loads under that name.
         InputError: it has no end-of-text token or no fast implementation.
     """
     check_name(name)
+    tokenizer = _load_characters(Path(name)) if Path(name).is_file() else _load_library_tokenizer(name)
+    return adopt(tokenizer, name, eos_token, say)
+
+
+def _load_characters(file: Path) -> PreTrainedTokenizerFast:
+    try:
+        return character_tokenizer(read_characters(file), special_tokens=True)
+    except ConversionError as error:
+        raise InputError(str(error)) from None
+
+
+def _load_library_tokenizer(name: str) -> PreTrainedTokenizerFast:
     try:
         # False, so that the library does not ask at the terminal: our own model type is registered, and a tokenizer
         # needs no other code.
@@ -69,8 +94,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         raise UnavailableError(f"tokenizer {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     if not tokenizer.is_fast:
         raise InputError(f"tokenizer {name} has no fast (tokenizers library) implementation")
-    if tokenizer.eos_token_id is None:
-        raise InputError(f"tokenizer {name} has no end-of-text token, which separates documents")
     return tokenizer
 
 
@@ -95,4 +118,4 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerFast) -> list[str | int | N
 
 def ids_dtype(tokenizer: PreTrainedTokenizerFast) -> str:
     """The smaller of the two types that token ids are stored in, if it holds them all."""
-    return "uint16" if len(tokenizer) <= 2**16 else "uint32"
+    return "uint16" if vocabulary_size(tokenizer) <= 2**16 else "uint32"
