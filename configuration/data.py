@@ -36,9 +36,13 @@ class DataConfig:
         "threads that encode text; null: one for each core. The shards do not depend on it", None, within=(1, 1024)
     )
     tokenizer: str = setting(
-        "`train` (byte-level BPE of vocab_size tokens, on the training part), or a folder or Hub name",
+        "`train` (byte-level BPE of vocab_size tokens, on the training part), `characters` (those of the training "
+        "part), a folder or Hub name, or nanoGPT's meta.pkl",
         "train",
         is_path=True,
+    )
+    eos_token: str | None = setting(
+        "the token of an existing tokenizer that separates documents; null: its own end of text", None
     )
     split: Literal["auto", "hash", "contiguous"] = setting(
         "how train, validation and test are parted: by each document's `hash`, in `contiguous` stretches of text, "
@@ -54,6 +58,11 @@ class DataConfig:
     )
     data_dir: str = setting("where prepared token shards are kept, shared by runs", "data", is_path=True)
 
+    @property
+    def makes_tokenizer(self) -> bool:
+        """Whether the tokenizer is made of the training part, and not an existing one."""
+        return self.tokenizer in ("train", "characters")
+
     def __post_init__(self):
         problems = [
             f"{name} is empty"
@@ -61,6 +70,11 @@ class DataConfig:
             if not getattr(self, name).strip()
         ]
         problems += self._problems_of_corpora()
+        if self.eos_token is not None and self.makes_tokenizer:
+            problems.append(
+                f"eos_token is {self.eos_token!r}, but tokenizer is {self.tokenizer}, which has an end of text of its "
+                "own: leave eos_token out, or name an existing tokenizer"
+            )
         fractions = self.split_fractions
         if fractions is not None and (
             len(fractions) != 3 or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6)

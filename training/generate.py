@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, logging, set_seed
 
 from .errors import InputError
@@ -70,6 +71,21 @@ def _seed(text: str) -> int:
     return value
 
 
+def first_token(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
+    """What a prompt without tokens starts with, as a document does: what begins a text, or what ended the one before.
+
+    Raises:
+        InputError: the tokenizer has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise InputError(
+        f"the prompt {prompt!r} has no tokens, and the model's tokenizer none that begins or ends a text: start with a "
+        "few words, or a line break"
+    )
+
+
 def continue_prompt(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -81,11 +97,12 @@ def continue_prompt(
     """Prints a prompt and its continuation, word by word.
 
     Raises:
-        InputError: prompt and new tokens together are longer than the model.
+        InputError: there is nothing to continue, or prompt and new tokens together are longer than the model.
     """
-    # An empty prompt starts like a document: after an end of text.
-    inputs = tokenizer(prompt or tokenizer.bos_token, return_tensors="pt").to(model.device)
-    length = inputs["input_ids"].shape[1]
+    ids = tokenizer(prompt)["input_ids"] or [first_token(tokenizer, prompt)]
+    inputs = {"input_ids": torch.tensor([ids], device=model.device)}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    length = len(ids)
     limit = model.config.max_position_embeddings
     room = limit - length
     if room < 1:

@@ -50,7 +50,7 @@ class Pretraining(Program):
             *("corpus", "corpus_weights", "text_field", "dataset_config", "dataset_split", "dataset_revision"),
             *("deduplicate", "split", "split_fractions", "shuffle", "document_masking"),
         ),
-        "tokenizer": ("tokenizer",),
+        "tokenizer": ("tokenizer", "eos_token"),
         "batch": ("tokens_per_step",),
     }
     fixed_groups = {"model": tuple(PretrainingRecipe.parts()["model"])}

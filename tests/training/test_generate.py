@@ -6,8 +6,10 @@ import shutil
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
+from modeling_gpt_scratch.conversion.characters import character_tokenizer
 from training.__main__ import main
 
 
@@ -64,6 +66,44 @@ def test_standard_input_gives_a_prompt_a_line(generate, monkeypatch):
 
 def test_empty_prompt_starts_a_text(generate):
     assert len(generate("--prompt", "", "--max_new_tokens", "20", "--seed", "1")) > 20
+
+
+@pytest.fixture
+def other_tokenizer(folder, tmp_path, capsys):
+    """Runs the model with another tokenizer beside it."""
+
+    def run(tokenizer, *options: str) -> tuple[int, str, str]:
+        copy = shutil.copytree(folder, tmp_path / "copy", dirs_exist_ok=True)
+        tokenizer.save_pretrained(copy)
+        capsys.readouterr()
+        greedy = ("--temperature", "0", "--max_new_tokens", "20")
+        return main(["generate", str(copy), *greedy, *options]), *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize("special", [{"eos_token": "<|endoftext|>"}, {"bos_token": "<|endoftext|>"}])
+def test_empty_prompt_starts_with_whichever_token_there_is(special, other_tokenizer, tokenizer, generate):
+    expected = generate("--prompt", "", "--temperature", "0", "--max_new_tokens", "20")
+    plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **special)
+    code, printed, _ = other_tokenizer(plain, "--prompt", "")
+    assert (code, printed) == (0, expected)
+
+
+def test_without_such_a_token_an_empty_prompt_is_refused_and_others_are_continued(other_tokenizer):
+    characters = character_tokenizer("abcdefgh ", special_tokens=False)
+    code, printed, error = other_tokenizer(characters, "--prompt", "bad", "--prompt", "???")
+    assert code == 2
+    assert printed.startswith("bad")
+    assert "the prompt '???' has no tokens, and the model's tokenizer none that begins or ends a text" in error
+
+
+def test_kinds_of_text_that_the_model_does_not_know_are_no_input(other_tokenizer, tokenizer):
+    core = tokenizer.backend_tokenizer
+    names = ["input_ids", "token_type_ids", "attention_mask"]  # as BERT's tokenizer gives
+    kinds = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>", model_input_names=names)
+    assert "token_type_ids" in kinds("A light")
+    assert other_tokenizer(kinds, "--prompt", "A light")[0] == 0
 
 
 def test_seed_repeats_a_text_whatever_came_before(generate):

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from modeling_gpt_scratch.conversion.tokenizer import vocabulary_size
 from modeling_gpt_scratch.durable import write_durably
 
 from .overlap import describe_overlap, measure_overlap
@@ -37,7 +38,7 @@ def write_manifest(
         "format": FORMAT,
         "corpus": corpus,
         "split": split,
-        "tokenizer": {"sha256": tokenizer_sha256(tokenizer), "tokens": len(tokenizer)},
+        "tokenizer": {"sha256": tokenizer_sha256(tokenizer), "tokens": vocabulary_size(tokenizer)},
         "dtype": ids_dtype(tokenizer),
         "parts": parts,
         "overlap": overlap,

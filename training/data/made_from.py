@@ -36,6 +36,8 @@ def settings_sha256(config: DataConfig, vocab_size: int) -> str:
     corpora = [os.path.normpath(corpus) for corpus in config.corpora]
     settings["corpus"] = corpora if len(corpora) > 1 else corpora[0]
     settings["vocab_size"] = vocab_size if config.tokenizer == "train" else None
+    if config.eos_token is not None:  # else named as before there was such a setting
+        settings["eos_token"] = config.eos_token
     return sha256_of_values([FORMAT, settings])
 
 

@@ -41,7 +41,8 @@ def prepare_shards(
     Of several processes the first one finds or makes them, and the others open the same.
 
     Args:
-        vocab_size: the model's; a tokenizer that is trained here gets so many tokens, another one must not have more.
+        vocab_size: a tokenizer that is trained here gets so many tokens where the text gives them; an existing one
+            must not have more.
         window: tokens that the model reads at once; the training part must hold more.
         say: told what is going on, in a line.
         verify: whether to read all shards and compare them with what was written.
@@ -59,8 +60,10 @@ def prepare_shards(
             Path(config.corpora[0]) if given else _find_or_prepare(config, vocab_size, window, say, begun_on)
         )
         if given:
-            check_settings(config, prepared, vocab_size, say)
-        check_vocabulary(prepared.tokenizer, vocab_size)
+            check_settings(config, prepared, say)
+        check_vocabulary(config, prepared.tokenizer, vocab_size, say)
+        for line in prepared.losses():
+            say(line)
         check_parts(prepared.manifest["parts"], window)
         if verify:
             prepared.verify()
@@ -78,18 +81,19 @@ class _Sources:
     Attributes:
         token_files: where the corpus is such files, else `None`.
         corpora: one or several; `None` where one is missing, and for token files.
-        tokenizer: `None` where it is missing, and for `tokenizer: train`.
+        tokenizer: `None` where it is missing, and for one that is made of the text.
         signatures: of those that can be seen.
         missing: why the others cannot.
     """
 
-    def __init__(self, config: DataConfig, begun_on: dict[str, Any] | None):
+    def __init__(self, config: DataConfig, begun_on: dict[str, Any] | None, say: Callable[[str], None]):
         self.token_files = find_token_files(config.corpora[0]) if len(config.corpora) == 1 else None
         self.begun_on = begun_on
         self.corpora: list[Corpus] | None = None
         self.tokenizer: PreTrainedTokenizerFast | None = None
         self.signatures: Signatures = {}
         self.missing: list[UnavailableError] = []
+        self.say = say
         for name, signature in (("corpus", self._open_corpus), ("tokenizer", self._open_tokenizer)):
             try:
                 self.signatures[name] = signature(config)
@@ -104,9 +108,9 @@ class _Sources:
         return signatures[0] if len(signatures) == 1 else sha256_of_values(signatures)
 
     def _open_tokenizer(self, config: DataConfig) -> str:
-        if config.tokenizer == "train":
-            return "train"
-        self.tokenizer = load_tokenizer(config.tokenizer)
+        if config.makes_tokenizer:
+            return config.tokenizer
+        self.tokenizer = load_tokenizer(config.tokenizer, config.eos_token, self.say)
         return sha256_of_values(tokenizer_identity(self.tokenizer))
 
 
@@ -123,11 +127,11 @@ def _find_or_prepare(
         if data_record(begun_in) == begun_on:
             say(f"the run goes on with the data that it began on, {begun_in}")
             return begun_in
-    sources = _Sources(config, begun_on)
+    sources = _Sources(config, begun_on, say)
     if sources.missing:
         return find_in_place_of(sources.missing, data_dir, settings, sources.signatures, say)
     if sources.tokenizer is not None:
-        check_vocabulary(sources.tokenizer, vocab_size)
+        check_vocabulary(config, sources.tokenizer, vocab_size, say)
     found = find_made_from(data_dir, settings, sources.signatures)
     if found:
         return found[0]

@@ -6,6 +6,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from configuration.data import DataConfig
+from modeling_gpt_scratch.conversion.characters import is_character_tokenizer
+from modeling_gpt_scratch.conversion.tokenizer import vocabulary_size
 
 from ..errors import InputError, UnavailableError
 from .shards import TokenShards
@@ -13,12 +15,27 @@ from .split import SPLITS
 from .tokenizer import load_tokenizer, tokenizer_sha256
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
-    """Raises InputError where the tokenizer has ids that the model has not."""
-    if len(tokenizer) > vocab_size:
+def check_vocabulary(
+    config: DataConfig, tokenizer: PreTrainedTokenizerFast, vocab_size: int, say: Callable[[str], None]
+) -> None:
+    """Raises InputError where the tokenizer has ids that the model has not; says where the model has its size.
+
+    Args:
+        vocab_size: the recipe's, which is the model's only where the recipe names an existing tokenizer.
+    """
+    tokens = vocabulary_size(tokenizer)
+    if config.tokenizer == "characters":  # of which there are as many as the text has
+        say(f"the tokenizer has {tokens:,} tokens, one for each character: so has the model")
+    elif tokens > vocab_size:
+        gaps = "" if tokens == len(tokenizer) else f", whose ids go up to {tokens - 1:,}"
         raise InputError(
-            f"the tokenizer has {len(tokenizer):,} tokens, but vocab_size is {vocab_size:,}: "
-            f"set vocab_size to {len(tokenizer)} or more"
+            f"the tokenizer has {len(tokenizer):,} tokens{gaps}, but vocab_size is {vocab_size:,}: "
+            f"set vocab_size to {tokens} or more"
+        )
+    elif config.makes_tokenizer and tokens < vocab_size:
+        say(
+            f"vocab_size is {vocab_size:,}, but the text gave a tokenizer of {tokens:,} tokens: so has the model "
+            "(pad_vocab_to_multiple_of makes it larger)"
         )
 
 
@@ -34,7 +51,7 @@ def check_parts(parts: dict[str, Any], window: int) -> None:
             raise InputError(f"the {part} part of the corpus is empty: use more text or other split_fractions")
 
 
-def check_settings(config: DataConfig, prepared: TokenShards, vocab_size: int, say: Callable[[str], None]) -> None:
+def check_settings(config: DataConfig, prepared: TokenShards, say: Callable[[str], None]) -> None:
     """Raises InputError where a recipe names prepared data as its corpus, and asks for something else than that is."""
     manifest = prepared.manifest
     then = {
@@ -47,14 +64,16 @@ def check_settings(config: DataConfig, prepared: TokenShards, vocab_size: int, s
         for name, value in then.items()
         if getattr(config, name) not in ("auto", None, False, value)
     ]
-    tokens = len(prepared.tokenizer)
-    if config.tokenizer == "train":
-        if tokens < vocab_size:  # more are refused for any corpus
-            say(f"vocab_size is {vocab_size:,}, but the tokenizer in {prepared.folder} has {tokens:,} tokens")
-    else:
+    if config.tokenizer == "characters":
+        if not is_character_tokenizer(prepared.tokenizer):
+            problems.append("tokenizer is characters, but was another one")
+    elif config.tokenizer != "train":  # which is what a recipe says that says nothing
         try:
-            if tokenizer_sha256(load_tokenizer(config.tokenizer)) != manifest["tokenizer"]["sha256"]:
+            tokenizer = load_tokenizer(config.tokenizer, config.eos_token, say)
+            if tokenizer_sha256(tokenizer) != manifest["tokenizer"]["sha256"]:
                 problems.append(f"tokenizer is {config.tokenizer}, but was another one")
+            elif tokenizer.eos_token != prepared.tokenizer.eos_token:
+                problems.append(f"eos_token is {tokenizer.eos_token}, but was {prepared.tokenizer.eos_token}")
         except UnavailableError as error:
             say(f"{error}: going on with the one in {prepared.folder}")
     if problems:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import sha256_of, sha256_of_values
+from .encoding import unknown_token
 from .split import SPLITS
 from .tokenizer import load_tokenizer, tokenizer_sha256
 
@@ -132,8 +133,27 @@ class TokenShards:
     def tokens(self, part: str) -> TokenVector:
         return tokens_of(self.folder, self.manifest["parts"][part])
 
-    def utf8_bytes(self, part: str) -> int:
-        return self.manifest["parts"][part]["utf8_bytes"]
+    def utf8_bytes(self, part: str) -> int | None:
+        """Bytes of the part's text; `None` where its tokens do not hold all of it: bits per byte would mean nothing."""
+        counts = self.manifest["parts"][part]
+        return None if counts.get("changed_bytes") else counts["utf8_bytes"]
+
+    def losses(self) -> list[str]:
+        """What the tokenizer loses of the parts that a model is measured on, in lines."""
+        lines = []
+        for part in SPLITS[1:]:
+            counts = self.manifest["parts"][part]
+            if not counts.get("changed_bytes"):
+                continue
+            if counts["unknown_tokens"]:
+                share = counts["unknown_tokens"] / counts["tokens"]
+                unknown = unknown_token(self.tokenizer.backend_tokenizer)
+                loss = f"{_percent(share)} of the tokens of {part} are {unknown}"
+            else:
+                share = counts["changed_bytes"] / counts["utf8_bytes"]
+                loss = f"{_percent(share)} of the text of {part} comes back from its tokens changed"
+            lines.append(f"{loss}: the text cannot be had back, and bits per byte is left out")
+        return lines
 
     def verify(self) -> None:
         """Reads every shard and compares its sha256 with the manifest's.
@@ -152,6 +172,10 @@ class TokenShards:
                     changed.append(f"{self.folder / name} has sha256 {found}, not {shard['sha256']} as written")
         if changed:
             raise InputError("\n".join([*changed, f"delete {self.folder} to prepare it again"]))
+
+
+def _percent(share: float) -> str:
+    return "less than 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from .requirements import check_parts
 from .shards import FORMAT, folder_name
 from .split import Position
 from .tokenization import Tokenization, state_settings
-from .tokenizer import load_tokenizer, tokenizer_identity, train_tokenizer
+from .tokenizer import load_tokenizer, tokenizer_identity, tokenizer_of_characters, train_tokenizer
 from .work_folder import WorkFolder, work_on
 
 
@@ -42,7 +42,7 @@ def prepare_text(
 
     Args:
         corpora: read one after the other.
-        tokenizer: `None` trains one of `vocab_size` tokens.
+        tokenizer: `None` makes one of the text: of `vocab_size` tokens, or of its characters.
         window: tokens that the model reads at once; the training part must hold more.
 
     Raises:
@@ -54,7 +54,7 @@ def prepare_text(
         "format": FORMAT,
         "corpus": hashes if len(parted) > 1 else hashes[0],
         "split": splits if len(parted) > 1 else splits[0],
-        "tokenizer": f"train {vocab_size}" if tokenizer is None else tokenizer_identity(tokenizer),
+        "tokenizer": _tokenizer_of(config, tokenizer, vocab_size),
     }
     if config.deduplicate:
         contents["deduplicate"] = True
@@ -66,6 +66,14 @@ def prepare_text(
             _TextPreparation(config, parted, work, say).make(tokenizer, vocab_size, window)
             work.complete(folder)
     return folder
+
+
+def _tokenizer_of(
+    config: DataConfig, given: PreTrainedTokenizerFast | None, vocab_size: int
+) -> str | list[str | int | None]:
+    if given is not None:
+        return tokenizer_identity(given)
+    return "characters" if config.tokenizer == "characters" else f"train {vocab_size}"
 
 
 class _TextPreparation:
@@ -102,7 +110,7 @@ class _TextPreparation:
             found = each.found
             length = f"{found.documents:,} documents, {found.characters:,} characters, " if found else ""
             self.say(f"corpus {each.corpus.name}: {length}split {each.split.kind}")
-        tokenizer = given or self._train_tokenizer(vocab_size)
+        tokenizer = given or self._make_tokenizer(vocab_size)
         tokenizer.save_pretrained(self.work.data / "tokenizer")
         return tokenizer
 
@@ -111,12 +119,13 @@ class _TextPreparation:
         self.say(f"going on after {done.all_documents:,} documents, {done.all_characters:,} characters")
         return load_tokenizer(str(self.work.data / "tokenizer"))
 
-    def _train_tokenizer(self, vocab_size: int) -> PreTrainedTokenizerFast:
-        self.say(f"training a tokenizer of {vocab_size:,} tokens")
+    def _make_tokenizer(self, vocab_size: int) -> PreTrainedTokenizerFast:
+        characters = self.config.tokenizer == "characters"
+        self.say("collecting the characters" if characters else f"training a tokenizer of {vocab_size:,} tokens")
         seen = SeenDocuments() if self.config.deduplicate else None
         stream = split_corpora(self.parted, seen)
         texts = (text for stretches, _ in stream for part, text, _ in stretches if part == "train")
-        return train_tokenizer(with_bounded_words(texts), vocab_size)
+        return tokenizer_of_characters(texts) if characters else train_tokenizer(with_bounded_words(texts), vocab_size)
 
     def _duplicates(self, end: Position) -> int:
         if self.surveys:

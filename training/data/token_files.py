@@ -68,7 +68,7 @@ def prepare_token_files(
     """
     name = files[0].resolve().parent.name
     if tokenizer is None:
-        raise InputError(f"tokenizer is train, but {name} holds token files: name the tokenizer that made them")
+        raise InputError(f"no tokenizer is named, but {name} holds token files: name the tokenizer that made them")
     lengths = [_length_of(file) for file in files]
     with tqdm(total=sum(file.stat().st_size for file in files), desc="hashing", unit="B", delay=5) as progress:
         hashes = {file: sha256_of(file, progress.update) for file in files}

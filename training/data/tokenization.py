@@ -87,7 +87,7 @@ class Tokenization:
                 for writer in self._writers.values():
                     writer.begin_corpus(position.corpus)
                 for part, found in encoded.items():
-                    self._writers[part].add(found.ids, found.utf8_bytes, found.documents)
+                    self._writers[part].add(found)
                 progress.update(position.all_characters - self.position.all_characters)
                 self.position = position
                 due = self._shards() > shards or time.monotonic() - self._saved_at >= SECONDS_BETWEEN_STATES

@@ -10,9 +10,13 @@ import numpy as np
 
 from modeling_gpt_scratch.durable import give_name
 
+from .encoding import Encoded
+
 TOKENS_PER_SHARD = 2**25  # 64 MiB of uint16
 COPIED_TOGETHER = 2**20  # bytes
-NOTHING = {"tokens": 0, "utf8_bytes": 0, "documents": 0}
+# What is counted of all that is written (`encoding.Encoded`), beside the tokens.
+COUNTS = ("utf8_bytes", "documents", "unknown_tokens", "changed_bytes")
+NOTHING = dict.fromkeys(("tokens", *COUNTS), 0)
 SAFETENSORS_DTYPES = {"uint16": "U16", "uint32": "U32"}
 
 
@@ -77,23 +81,23 @@ class PartWriter:
             check_length(work / "data" / shard["file"], shard["bytes"])
         self._waiting = self._open(state["waiting_bytes"])
         if not self.shards and not self._waiting.length:
-            self.add(self._end, 0, 0)
+            self.add(Encoded(self._end, 0, 0))
 
     def begin_corpus(self, number: int) -> None:
         """What is added from now on is of that corpus. A document that a split has cut has its end before it."""
         while len(self.corpora) <= number:
             if not self._ended:
-                self.add(self._end, 0, 0)
+                self.add(Encoded(self._end, 0, 0))
             self.corpora.append(dict(NOTHING))
 
-    def add(self, ids: np.ndarray, utf8_bytes: int, documents: int) -> None:
+    def add(self, encoded: Encoded) -> None:
         counts = self.corpora[-1]
-        counts["tokens"] += len(ids)
-        counts["utf8_bytes"] += utf8_bytes
-        counts["documents"] += documents
-        if len(ids):
-            self._ended = bool(ids[-1] == self._end[0])
-        self._append(ids)
+        counts["tokens"] += len(encoded.ids)
+        for name in COUNTS:
+            counts[name] += getattr(encoded, name)
+        if len(encoded.ids):
+            self._ended = bool(encoded.ids[-1] == self._end[0])
+        self._append(encoded.ids)
 
     def checkpoint(self) -> dict[str, Any]:
         """Makes everything so far durable. Returns what brings it back."""

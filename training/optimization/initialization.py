@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerFast, set_seed
 
 from configuration.pretraining import PretrainingRecipe
 from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
+from modeling_gpt_scratch.conversion.tokenizer import vocabulary_size
 
 
 def initial_model(recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast) -> GPTScratchForCausalLM:
@@ -13,21 +14,23 @@ def initial_model(recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast)
     seed = recipe.pretraining.initialization_seed
     set_seed(recipe.training["seed"] if seed is None else seed)
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model = GPTScratchForCausalLM(GPTScratchConfig(**{**built_config(recipe).to_dict(), **special}))
+    # A tokenizer that was made of the text has the size that the text gave it.
+    vocab_size = vocabulary_size(tokenizer) if recipe.data.makes_tokenizer else recipe.model.vocab_size
+    model = GPTScratchForCausalLM(GPTScratchConfig(**{**built_config(recipe, vocab_size).to_dict(), **special}))
     if recipe.pretraining.initialization == "pytorch":
         initialize_like_pytorch(model)
     return model
 
 
-def built_config(recipe: PretrainingRecipe) -> GPTScratchConfig:
+def built_config(recipe: PretrainingRecipe, vocab_size: int | None = None) -> GPTScratchConfig:
     """The recipe's model with its vocabulary rounded up. Ids beyond the tokenizer's are never a target, so the model
-    learns not to write them."""
-    return GPTScratchConfig(
-        **{
-            **recipe.model.to_dict(),
-            "vocab_size": padded_vocab_size(recipe.model.vocab_size, recipe.pretraining.pad_vocab_to_multiple_of),
-        }
-    )
+    learns not to write them.
+
+    Args:
+        vocab_size: what is rounded up, where the recipe's number is not the tokenizer's.
+    """
+    vocab_size = padded_vocab_size(vocab_size or recipe.model.vocab_size, recipe.pretraining.pad_vocab_to_multiple_of)
+    return GPTScratchConfig(**{**recipe.model.to_dict(), "vocab_size": vocab_size})
 
 
 def padded_vocab_size(vocab_size: int, multiple: int | None) -> int:

@@ -41,6 +41,7 @@ def plan_lines(recipe: PretrainingRecipe, processes: int) -> list[tuple[str, str
     memory = recipe_memory(recipe, micro_batch)
     lines = [
         ("parameters", f"{parameter_count(config):,}"),
+        *_vocabulary(recipe),
         (
             "step",
             f"{tokens_per_step:,} tokens = {tokens_per_step // length:,} windows of {length:,} = "
@@ -69,6 +70,18 @@ def plan_lines(recipe: PretrainingRecipe, processes: int) -> list[tuple[str, str
     )
     lines.append(("time", _time(recipe, processes, None if steps < 0 else operations)))
     return lines
+
+
+def _vocabulary(recipe: PretrainingRecipe) -> list[tuple[str, str]]:
+    """What the plan cannot know before the text is read, where the tokenizer is made of it."""
+    if not recipe.data.makes_tokenizer:
+        return []
+    known = (
+        "as many as the text has characters" if recipe.data.tokenizer == "characters" else "no more than the text gives"
+    )
+    return [
+        ("vocabulary", f"{known}, known when the tokenizer is made; planned with {recipe.model.vocab_size:,} tokens")
+    ]
 
 
 def _time(recipe: PretrainingRecipe, processes: int, operations: float | None) -> str:

@@ -18,11 +18,11 @@ class WindowTrainer(Trainer):
 
     Args:
         order: which window comes when; overrides the library's sampler.
-        eval_utf8_bytes: size of the evaluation text, for bits per byte.
+        eval_utf8_bytes: size of the evaluation text, for bits per byte; `None` where the tokens do not hold all of it.
         **kwargs: those of `transformers.Trainer`.
     """
 
-    def __init__(self, *, order: WindowOrder, eval_utf8_bytes: int, **kwargs):
+    def __init__(self, *, order: WindowOrder, eval_utf8_bytes: int | None, **kwargs):
         super().__init__(data_collator=collate_windows, **kwargs)
         self.order = order
         self.eval_utf8_bytes = eval_utf8_bytes
@@ -72,11 +72,12 @@ class WindowTrainer(Trainer):
         """Mean loss over every token of the windows, each counted once, whatever the number of processes.
 
         Returns:
-            `{prefix}_loss` in nats per token, `{prefix}_bits_per_byte` of the text, `{prefix}_tokens`,
-            `{prefix}_runtime` in seconds.
+            `{prefix}_loss` in nats per token, `{prefix}_bits_per_byte` of the text where its size is known,
+            `{prefix}_tokens`, `{prefix}_runtime` in seconds.
         """
-        windows = self.eval_dataset if eval_dataset is None else eval_dataset
-        utf8_bytes = self.eval_utf8_bytes if utf8_bytes is None else utf8_bytes
+        windows = eval_dataset
+        if windows is None:
+            windows, utf8_bytes = self.eval_dataset, self.eval_utf8_bytes
         started_at = time.perf_counter()
         was_training = self.model.training
         self.model.eval()
@@ -93,7 +94,7 @@ class WindowTrainer(Trainer):
             nats, tokens = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {
             f"{metric_key_prefix}_loss": nats / tokens,
-            f"{metric_key_prefix}_bits_per_byte": nats / math.log(2) / utf8_bytes,
+            **({f"{metric_key_prefix}_bits_per_byte": nats / math.log(2) / utf8_bytes} if utf8_bytes else {}),
             f"{metric_key_prefix}_tokens": int(tokens),
             f"{metric_key_prefix}_runtime": time.perf_counter() - started_at,
         }

@@ -10,8 +10,10 @@ from itertools import count, islice
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from training.data.encoding import BatchEncoder, encode_in_order, usable_cores
+from modeling_gpt_scratch.conversion.characters import character_tokenizer
+from training.data.encoding import BatchEncoder, encode_in_order, keeps_all_text, unknown_token, usable_cores
 from training.data.tokenizer import encoder
 
 ROOT = Path(__file__).parents[3]
@@ -132,3 +134,81 @@ def test_the_tokenizers_library_adds_no_threads_of_its_own():
 def test_cores_are_counted_where_the_system_does_not_say_which_are_ours(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert usable_cores() == os.cpu_count()
+
+
+def letters(pre_tokenizer, decoder=None, normalizer=None) -> Tokenizer:
+    """A tokenizer of three words and whatever else is unknown."""
+    core = Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1, "lamp": 2, "▁the": 3, "▁lamp": 4}, unk_token="[UNK]"))
+    core.pre_tokenizer, core.encode_special_tokens = pre_tokenizer, True
+    if decoder is not None:
+        core.decoder = decoder
+    if normalizer is not None:
+        core.normalizer = normalizer
+    return core
+
+
+METASPACE = (pre_tokenizers.Metaspace(), decoders.Metaspace())
+
+
+@pytest.mark.parametrize(
+    ("core", "text", "losses"),
+    [
+        (letters(*METASPACE), "the lamp", (0, 0)),
+        (letters(*METASPACE), " lamp the", (0, 0)),  # the first space is the tokenizer's own way
+        (letters(*METASPACE), "the é lamp é", (2, 14)),
+        (letters(*METASPACE, normalizers.Lowercase()), "the LAMP", (0, 8)),
+        (letters(pre_tokenizers.Whitespace()), "the  lamp\n", (0, 10)),
+        (character_tokenizer("the lamp\n", special_tokens=True).backend_tokenizer, "the\n lamp", (0, 0)),
+        (character_tokenizer("the lamp\n", special_tokens=True).backend_tokenizer, "the LAMP", (4, 8)),
+    ],
+    ids=["kept", "first space", "unknown", "lowercased", "spaces", "characters", "unknown characters"],
+)
+def test_what_a_tokenizer_loses_is_counted(core, text, losses):
+    assert not keeps_all_text(core)
+    found = BatchEncoder(core, "uint16", 9)([("train", text, True), ("test", "the", True), ("train", text, False)])
+    assert (found["train"].unknown_tokens, found["train"].changed_bytes) == tuple(2 * loss for loss in losses)
+    assert (found["train"].utf8_bytes, found["train"].documents) == (2 * len(text.encode()), 1)
+    assert (found["test"].unknown_tokens, found["test"].changed_bytes) == (0, 0)
+
+
+def test_the_token_for_unknown_text_is_found_in_every_model():
+    pieces = [("<pad>", 0.0), ("<unk>", 0.0), ("a", -1.0)]
+    assert unknown_token(Tokenizer(models.Unigram(pieces, unk_id=1))) == "<unk>"
+    assert unknown_token(letters(*METASPACE)) == "[UNK]"
+    assert unknown_token(Tokenizer(models.BPE())) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda core: setattr(core, "normalizer", normalizers.NFKC()),
+        lambda core: setattr(core, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=True)),
+        lambda core: setattr(
+            core,
+            "pre_tokenizer",
+            pre_tokenizers.Sequence([pre_tokenizers.Split(" ", "removed"), pre_tokenizers.ByteLevel(False)]),
+        ),
+        lambda core: setattr(core, "decoder", decoders.Fuse()),
+        lambda core: core.add_tokens([AddedToken("lamp", rstrip=True)]),
+    ],
+    ids=["normalizer", "prefix space", "removed", "decoder", "stripping token"],
+)
+def test_bytes_keep_every_text_unless_something_comes_before_or_after(change, tokenizer):
+    core = encoder(tokenizer)
+    assert keeps_all_text(core)
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    assert keeps_all_text(core)
+    change(core)
+    assert not keeps_all_text(core)
+
+
+def test_bytes_that_have_no_token_are_lost():
+    core = Tokenizer(models.BPE({"a": 0}, []))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    assert not keeps_all_text(core)
+    assert BatchEncoder(core, "uint16", 0)([("train", "ab", False)])["train"].changed_bytes == 2

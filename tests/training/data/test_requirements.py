@@ -51,7 +51,8 @@ def test_a_vocabulary_that_prepared_data_does_not_fill_is_said(run_config):
     folder = prepare(run_config()).folder
     said = []
     prepare_shards(run_config(corpus=str(folder), tokenizer="train"), 1000, window=8, say=said.append)
-    assert said == [f"vocab_size is 1,000, but the tokenizer in {folder} has 400 tokens"]
+    assert len(said) == 1
+    assert said[0].startswith("vocab_size is 1,000, but the text gave a tokenizer of 400 tokens: so has the model")
 
 
 def test_prepared_data_of_a_larger_vocabulary_is_refused(run_config):

@@ -89,7 +89,7 @@ def test_the_test_part_is_the_blogs_slice_where_there_is_enough(tokens, expected
 @pytest.mark.parametrize(
     ("fields", "options", "message"),
     [
-        ({}, {"tokenizer": "train"}, "tokenizer is train, but published holds token files: name the tokenizer"),
+        ({}, {"tokenizer": "train"}, "no tokenizer is named, but published holds token files: name the tokenizer"),
         ({"train": [1, 400, 3] * 9}, {"vocab_size": 512}, "hold id 400, but the tokenizer's ids end at 399"),
         ({}, {"vocab_size": 300}, "the tokenizer has 400 tokens, but vocab_size is 300"),
         ({"dtype": np.float32}, {}, "holds `tokens` of shape .* and type F32, not one vector of uint16"),
