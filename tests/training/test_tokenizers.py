@@ -114,7 +114,7 @@ def test_a_model_has_as_many_tokens_as_its_text_gave(multiple, padded, pretrain,
     _, said = pretrain(vocab_size=4000, pad_vocab_to_multiple_of=multiple)
     tokens = len(AutoTokenizer.from_pretrained(tmp_path / "run" / "model"))
     assert tokens < 400
-    assert f"vocab_size is 4,000, but the text gave a tokenizer of {tokens} tokens: so has the model" in said
+    assert f"vocab_size is 4,000, but the tokenizer has {tokens} tokens: so has the model" in said
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     assert model.config.vocab_size == (-(-tokens // padded) * padded if padded else tokens)
 

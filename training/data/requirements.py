@@ -34,7 +34,7 @@ def check_vocabulary(
         )
     elif config.makes_tokenizer and tokens < vocab_size:
         say(
-            f"vocab_size is {vocab_size:,}, but the text gave a tokenizer of {tokens:,} tokens: so has the model "
+            f"vocab_size is {vocab_size:,}, but the tokenizer has {tokens:,} tokens: so has the model "
             "(pad_vocab_to_multiple_of makes it larger)"
         )
 

@@ -52,7 +52,7 @@ def test_a_vocabulary_that_prepared_data_does_not_fill_is_said(run_config):
     said = []
     prepare_shards(run_config(corpus=str(folder), tokenizer="train"), 1000, window=8, say=said.append)
     assert len(said) == 1
-    assert said[0].startswith("vocab_size is 1,000, but the text gave a tokenizer of 400 tokens: so has the model")
+    assert said[0].startswith("vocab_size is 1,000, but the tokenizer has 400 tokens: so has the model")
 
 
 def test_prepared_data_of_a_larger_vocabulary_is_refused(run_config):
