@@ -53,7 +53,10 @@ class PretrainingRecipe(Recipe):
         "gradient_accumulation_steps": "follows from `tokens_per_step`, per_device_train_batch_size and the device "
         "count",
         "auto_find_batch_size": "would change the batch: set `per_device_train_batch_size` to auto instead",
-        "classifier_dropout": "belongs to classification heads, which pretraining does not have",
+        **dict.fromkeys(
+            ("classifier_dropout", "classifier_bias"),
+            "belongs to classification heads, which pretraining does not have",
+        ),
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), "comes from the tokenizer"),
     }
 

@@ -24,6 +24,7 @@ class GPTScratchConfig(PreTrainedConfig):
         attention_dropout (`float`): dropout probability of the attention weights.
         residual_dropout (`float`): dropout probability of what each attention and MLP adds to the residual stream.
         classifier_dropout (`float`): dropout probability of the hidden states that a classification head reads.
+        classifier_bias (`bool`): whether the head that classifies whole texts has a bias (GPT-2: no; the book: yes).
         layer_norm_eps (`float`): added to the variance inside each LayerNorm.
         initializer_range (`float`): standard deviation of the initial weights.
         tie_word_embeddings (`bool`): whether the output head shares the token embedding's weights.
@@ -75,6 +76,7 @@ class GPTScratchConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.0
     residual_dropout: float | int = 0.0
     classifier_dropout: float | int = 0.0
+    classifier_bias: bool = False
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True

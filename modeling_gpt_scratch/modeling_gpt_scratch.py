@@ -455,7 +455,7 @@ class GPTScratchForSequenceClassification(GPTScratchPreTrainedModel):
         self.num_labels = config.num_labels
         self.model = GPTScratchModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=config.classifier_bias)
         self.post_init()
 
     @can_return_tuple

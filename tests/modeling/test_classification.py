@@ -56,6 +56,15 @@ def test_the_mask_counts_where_it_says_that_a_pad_token_is_text(classifier):
     torch.testing.assert_close(expected, last @ model.score.weight.T, **CLOSE)
 
 
+def test_a_bias_is_added_where_the_configuration_has_one(classifier):
+    assert classifier(num_labels=3).score.bias is None
+    model, ids = classifier(num_labels=3, classifier_bias=True), random_ids(2, 7)
+    with torch.no_grad():
+        model.score.bias += torch.tensor([1.0, 2.0, 3.0])
+    last = model.model(ids).last_hidden_state[:, -1]
+    torch.testing.assert_close(model(ids).logits, last @ model.score.weight.T + model.score.bias, **CLOSE)
+
+
 def test_embeddings_instead_of_ids_give_the_same_logits(classifier):
     model = classifier(num_labels=3)
     ids, mask = pad_rows([random_ids(length) for length in (4, 9)], "right")

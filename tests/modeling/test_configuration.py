@@ -38,6 +38,7 @@ EVERY_FIELD = {
     "attention_dropout": 0.2,
     "residual_dropout": 0,
     "classifier_dropout": 0.3,
+    "classifier_bias": True,
     "layer_norm_eps": 1e-6,
     "initializer_range": 0.03,
     "tie_word_embeddings": False,
