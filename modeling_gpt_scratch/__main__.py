@@ -19,10 +19,24 @@ def main(argv: list[str] | None = None) -> int:
         "of nanoGPT, of GPT-2 or of this package into a folder that from_pretrained opens. The result's logits are "
         "compared with the checkpoint's before it is written.",
     )
+    _add_source_and_target(command)
+    _add_what_the_source_does_not_say(command)
+    arguments = vars(parser.parse_args(argv))
+    del arguments["command"]
+    try:
+        convert(**arguments, report=print)
+    except ConversionError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)  # on one line
+        return 2
+    return 0
+
+
+def _add_source_and_target(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "source",
         metavar="SOURCE",
-        help="a .pth, .pt or .safetensors file, a folder that holds one checkpoint, or a Hub name (owner/name)",
+        help="a .pth, .pt, .bin, .ckpt or .safetensors file, a folder that holds one checkpoint, or a Hub name "
+        "(owner/name)",
     )
     command.add_argument("output", metavar="OUTPUT", help="the folder to write; it must not exist or be empty")
     command.add_argument(
@@ -41,11 +55,6 @@ def main(argv: list[str] | None = None) -> int:
         "converts on to GGUF and others (default: %(default)s)",
     )
     command.add_argument(
-        "--config",
-        metavar="model.json",
-        help="book: the checkpoint's configuration in the book's fields (default: model.json beside the checkpoint)",
-    )
-    command.add_argument(
         "--tokenizer",
         metavar="FOLDER_OR_NAME",
         help="the tokenizer to save beside the model: gpt2 for the book, nanoGPT's meta.pkl (default: the source's)",
@@ -53,20 +62,33 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument(
         "--revision", metavar="REV", help="Hub names: the branch, tag or commit of SOURCE (default: its main branch)"
     )
+
+
+def _add_what_the_source_does_not_say(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config",
+        metavar="model.json",
+        help="book: the checkpoint's configuration in the book's fields (default: model.json beside the checkpoint); "
+        'nanogpt: the sizes of a checkpoint that does not say them, such as {"n_head": 12}',
+    )
+    command.add_argument(
+        "--n_head",
+        type=int,
+        metavar="N",
+        help="nanogpt: the number of attention heads, where the checkpoint holds tensors alone (all else is in their "
+        "shapes)",
+    )
     command.add_argument(
         "--activation",
         choices=ACTIVATIONS,
         help="nanogpt: the function that the model was trained with, which its checkpoint does not say: gelu since "
-        f"June 2023, gelu_pytorch_tanh before (default: {ACTIVATIONS[0]})",
+        "June 2023, gelu_pytorch_tanh before and in build-nanogpt and minGPT (default: the likely one, which is told)",
     )
-    arguments = vars(parser.parse_args(argv))
-    del arguments["command"]
-    try:
-        convert(**arguments, report=print)
-    except ConversionError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)  # on one line
-        return 2
-    return 0
+    command.add_argument(
+        "--labels",
+        metavar="A,B",
+        help="book: the names of a classifier's classes, in the order of their numbers (default: LABEL_0,LABEL_1)",
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import torch
 
+# Endings of the names of masks, which sources keep among their weights and which are not used.
+MASKS = (".att.mask", ".attn.bias", ".attn.masked_bias")
+
 
 class ConversionError(ValueError):
     """What the user can put right: a file that is missing, damaged or of another model, or a place not to write to."""
@@ -40,11 +43,11 @@ def check_tensors(
     """Compares a source's tensors with the names and shapes that its configuration asks for.
 
     Args:
-        required: name -> shape of the tensors that must be there, all of one floating-point dtype.
+        required: name -> shape of the tensors that must be there, all of floating-point dtypes.
         ignored: name -> shape of those that may be there.
 
     Raises:
-        `ConversionError`: unknown, missing and misshapen tensors and mixed dtypes, all at once.
+        `ConversionError`: unknown, missing and misshapen tensors and those of integers, all at once.
     """
     shapes = ignored | required
     unknown = [str(name) for name in state_dict if name not in shapes]
@@ -60,8 +63,8 @@ def check_tensors(
         if found
     ]
     dtypes = {state_dict[name].dtype for name in required if name in state_dict}
-    if len(dtypes) > 1 or not all(dtype.is_floating_point for dtype in dtypes):
-        problems.append(f"dtypes {', '.join(sorted(map(str, dtypes)))}, expected one floating-point dtype for all")
+    if not all(dtype.is_floating_point for dtype in dtypes):
+        problems.append(f"dtypes {', '.join(sorted(map(str, dtypes)))}, expected floating-point dtypes alone")
     if problems:
         raise ConversionError(
             f"The checkpoint's tensors are not those that its configuration describes: {'; '.join(problems)}. Check "

@@ -1,16 +1,15 @@
 """The formats of sources, all that tells them apart, and which of them a source is in."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .book import read_blog, read_book
 from .checks import ConversionError
 from .gpt2 import read_gpt2
-from .logits import Reference
+from .logits import Reading
 from .nanogpt import read_nanogpt
 from .source import Checkpoint, read_json
 from .weights import read_gpt_scratch
@@ -25,7 +24,7 @@ class SourceFormat:
     Attributes:
         description: what it is, as messages say it.
         recognises: whether tensors are this format's, by their names and shapes.
-        read: from a checkpoint and the format's options to our model and what its logits are measured against.
+        read: from a checkpoint and the format's options to our model.
         options: those of `convert` that it reads.
         model_type: as `config.json` says it. A format that has one keeps its settings in files of the library's names,
             so that its `generation_config.json` is taken over as well.
@@ -33,7 +32,7 @@ class SourceFormat:
 
     description: str
     recognises: Callable[[Tensors], bool]
-    read: Callable[..., tuple[GPTScratchForCausalLM, Reference]]
+    read: Callable[..., Reading]
     options: tuple[str, ...] = ()
     model_type: str | None = None
 
@@ -62,7 +61,7 @@ FORMATS = {
         "the book's or the blog's weights beside a model.json",
         recognises=_some_begin("tok_emb.", "out_head.", "trf_blocks."),
         read=read_book,
-        options=("config",),
+        options=("config", "labels"),
     ),
     "blog": SourceFormat(
         "a repository with the blog's wrapper for Transformers",
@@ -71,10 +70,10 @@ FORMATS = {
         model_type="gpjtgpt2",
     ),
     "nanogpt": SourceFormat(
-        "nanoGPT's ckpt.pt",
+        "nanoGPT's ckpt.pt, or the weights of it, build-nanogpt or minGPT with --n_head or --config",
         recognises=_query_key_and_value_joined(transposed=False),
         read=read_nanogpt,
-        options=("activation",),
+        options=("activation", "config", "n_head"),
     ),
     "gpt2": SourceFormat(
         "GPT-2 as the Transformers library stores it",
@@ -89,6 +88,22 @@ FORMATS = {
         model_type="gpt_scratch",
     ),
 }
+
+
+def without_prefix(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint without the name that a wrapping module of somebody's own (Lightning's) has given to all tensors.
+
+    It is taken off where the tensors are of no format with it and of exactly one without. The blog's wrapper is of that
+    kind too, but it comes with a `config.json`.
+    """
+    beginnings = {name.partition(".")[0] for name in checkpoint.tensors}
+    if len(beginnings) != 1 or (checkpoint.path.parent / "config.json").is_file():
+        return checkpoint
+    bare = {name.partition(".")[2]: tensor for name, tensor in checkpoint.tensors.items()}
+    as_it_is = [name for name, kind in FORMATS.items() if name != "blog" and kind.recognises(checkpoint.tensors)]
+    if as_it_is or sum(kind.recognises(bare) for kind in FORMATS.values()) != 1:
+        return checkpoint
+    return replace(checkpoint, tensors=bare)
 
 
 def recognise(source: Path, checkpoint: Checkpoint, named: str | None) -> str:

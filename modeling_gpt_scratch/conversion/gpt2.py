@@ -17,7 +17,7 @@ from ..configuration_gpt_scratch import GPTScratchConfig
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .checks import ConversionError
 from .generation import limit_length, tokens_within
-from .logits import Reference, model_logits
+from .logits import Reading, model_logits
 from .source import Checkpoint
 from .weights import JOINED, build_config, build_model, names_of_blocks, with_head
 
@@ -47,11 +47,11 @@ PREFIX = "transformer."
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
-def read_gpt2(checkpoint: Checkpoint) -> tuple[GPTScratchForCausalLM, Reference]:
+def read_gpt2(checkpoint: Checkpoint) -> Reading:
     """The model of a checkpoint and its measure."""
     state_dict, config = checkpoint.tensors, checkpoint.read_config()
     model = convert_gpt2_checkpoint(state_dict, config)
-    return model, partial(model_logits, gpt2_reference(state_dict, config))
+    return Reading(model, partial(model_logits, gpt2_reference(state_dict, config)))
 
 
 def convert_gpt2_checkpoint(state_dict: dict[str, torch.Tensor], gpt2_config: dict) -> GPTScratchForCausalLM:

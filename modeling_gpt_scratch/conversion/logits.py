@@ -5,6 +5,7 @@ The layers at the end are the parts of the formats' own passes: written out in f
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +19,29 @@ from .checks import ConversionError
 # least visible mistake, the exact GELU instead of its tanh form, by 3e-4.
 LOGITS_TOLERANCE = 3e-5
 # What logits are measured against: from ids of shape `(batch_size, sequence_length)` to fp32 logits of shape
-# `(batch_size, sequence_length, vocab_size)`.
+# `(batch_size, sequence_length, vocab_size)`; of a classifier `(batch_size, number of classes)`.
 Reference = Callable[[torch.LongTensor], torch.FloatTensor]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A source as our model.
+
+    Attributes:
+        model: in evaluation mode, its weights those of the source.
+        reference: what its logits are measured against.
+        remarks: what the source does not say and was assumed, or says and was left aside, a sentence each.
+    """
+
+    model: PreTrainedModel
+    reference: Reference
+    remarks: tuple[str, ...] = ()
+
+
 def model_logits(model: PreTrainedModel, input_ids: torch.LongTensor) -> torch.FloatTensor:
-    """[`logits_in_fp32`] of a language model, as a [`Reference`]."""
-    return logits_in_fp32(model, {"input_ids": input_ids})
+    """[`logits_in_fp32`] of a model, as a [`Reference`]."""
+    # Every token counts, which classifiers must be told of several rows.
+    return logits_in_fp32(model, {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)})
 
 
 @torch.no_grad()

@@ -1,10 +1,12 @@
 """
 The model of Andrej Karpathy's nanoGPT: GPT-2's names, linear layers, a head that is tied, and biases or none at all.
 
-A checkpoint is one `ckpt.pt` with the tensors under `model` and the sizes under `model_args` (`NANOGPT_CONFIG`).
+A checkpoint is one `ckpt.pt` with the tensors under `model` and the sizes under `model_args`. Those of build-nanogpt
+and minGPT have the same tensors; what their sizes are, `nanogpt_sizes.py` finds out.
 """
 
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,40 +14,39 @@ import torch.nn.functional as F
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .checks import ConversionError, check_fields
 from .gpt2 import GPT2_NAMES
-from .logits import Reference, causal_attention, layer_norm, linear, tensor_of
+from .logits import Reading, causal_attention, layer_norm, linear, tensor_of
+from .nanogpt_sizes import (
+    ACTIVATIONS,
+    EMBEDDING,
+    NANOGPT_CONFIG,
+    complete_sizes,
+    likely_activation,
+    remarks_on,
+    said_sizes,
+)
 from .source import Checkpoint
 from .weights import build_config, build_model, same
 
-# Field -> types of its value.
-NANOGPT_CONFIG = {
-    "n_layer": (int,),
-    "n_head": (int,),
-    "n_embd": (int,),
-    "block_size": (int,),
-    "bias": (bool,),
-    "vocab_size": (int,),
-    "dropout": (float, int),
-}
-# By our names, the first is the default: what nanoGPT has had since June 2023, and what it had before. Neither names
-# nor shapes tell which one a checkpoint was trained with.
-ACTIVATIONS = ("gelu", "gelu_pytorch_tanh")
-EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
+HEAD = "lm_head.weight"
 
 
-def read_nanogpt(checkpoint: Checkpoint, activation: str = ACTIVATIONS[0]) -> tuple[GPTScratchForCausalLM, Reference]:
-    """The model of a checkpoint and its measure.
+def read_nanogpt(
+    checkpoint: Checkpoint,
+    activation: str | None = None,
+    config: str | Path | None = None,
+    n_head: int | None = None,
+) -> Reading:
+    """The model of a checkpoint and its measure; `config` and `n_head` are for one that does not say its sizes.
 
     Raises:
-        `ConversionError`: as `convert_nanogpt_checkpoint`, or there are weights alone.
+        `ConversionError`: as `convert_nanogpt_checkpoint`, or nobody says how many heads there are.
     """
-    state_dict, sizes = checkpoint.tensors, checkpoint.model_args
-    if sizes is None:
-        raise ConversionError(
-            f"{checkpoint.path} has no model_args, which say how many heads there are: convert the whole ckpt.pt that "
-            "nanoGPT writes"
-        )
-    model = convert_nanogpt_checkpoint(state_dict, sizes, activation)
-    return model, partial(nanogpt_logits, state_dict, sizes, activation)
+    state_dict, said = checkpoint.tensors, said_sizes(checkpoint, config, n_head)
+    sizes = complete_sizes(state_dict, said)
+    chosen = likely_activation(state_dict, said) if activation is None else activation
+    model = convert_nanogpt_checkpoint(state_dict, sizes, chosen)
+    reference = partial(nanogpt_logits, state_dict, sizes, chosen)
+    return Reading(model, reference, remarks_on(said, chosen, asked=activation is not None))
 
 
 def convert_nanogpt_checkpoint(
@@ -55,8 +56,8 @@ def convert_nanogpt_checkpoint(
 
     Args:
         state_dict: the tensors by nanoGPT's names, linear weights of shape `(out_features, in_features)`; the masks
-            of old versions (`attn.bias`) may be there. Without a head, or with one that equals the embedding, the
-            model is tied.
+            of old versions and of minGPT (`attn.bias`, `attn.masked_bias`) may be there. Without a head, or with one
+            that equals the embedding, the model is tied.
         model_args: the fields of `NANOGPT_CONFIG`. Without `bias` our biases are zero, and there are none for query,
             key and value.
         activation: one of `ACTIVATIONS`.
@@ -85,10 +86,11 @@ def convert_nanogpt_checkpoint(
         tie_word_embeddings=same(state_dict.get(EMBEDDING), state_dict.get(HEAD)),
     )
     names = {source: ours for source, ours in GPT2_NAMES.items() if model_args["bias"] or not source.endswith(".bias")}
-    masks = {
-        f"transformer.h.{layer}.attn.bias": (1, 1, config.max_position_embeddings, config.max_position_embeddings)
-        for layer in range(config.num_hidden_layers)
-    }
+    masks = {}
+    for layer in range(config.num_hidden_layers):
+        length = config.max_position_embeddings
+        masks[f"transformer.h.{layer}.attn.bias"] = (1, 1, length, length)
+        masks[f"transformer.h.{layer}.attn.masked_bias"] = ()
     return build_model(config, state_dict, names, ignored=masks)
 
 

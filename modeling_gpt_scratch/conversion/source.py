@@ -6,19 +6,22 @@ Whatever programs wrap around weights (names of wrappers, outer dictionaries, se
 
 import json
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..model_folder import WRAPPERS, clean_state_dict
 from .checks import ConversionError
+from .openai import refuse_openai_folder
 from .tokenizer import TOKENIZER_FILES
+from .unreadable import CONTAINERS, SIZES, damaged, load_pickle, saved_again, saved_where_it_was_made
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 # How the Transformers library names the weights beside a config.json; the first that exists is read.
 LIBRARY_NAMES = (
     "model.safetensors",
@@ -26,8 +29,8 @@ LIBRARY_NAMES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# What programs leave beside the weights to go on training, as patterns.
-TRAINING_STATE = ("optimizer.*", "scheduler.*", "scaler.*", "rng_state*.*", "training_args.*")
+# What programs leave beside the weights to go on training, as patterns; the last two are nanoGPT's tokens.
+TRAINING_STATE = ("optimizer.*", "scheduler.*", "scaler.*", "rng_state*.*", "training_args.*", "train.bin", "val.bin")
 # What is downloaded of a repository: other people's Python files stay where they are.
 FILES = ["config.json", "generation_config.json", *TOKENIZER_FILES]
 SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
@@ -41,7 +44,7 @@ class Checkpoint:
     Attributes:
         path: the file that holds them, or the index of several.
         tensors: they themselves, by the names that the model itself gives them.
-        model_args: what nanoGPT saves beside them, if it did.
+        model_args: the sizes that nanoGPT saves beside them, or one of its relatives as `config`, if it did.
     """
 
     path: Path
@@ -89,6 +92,8 @@ def find_checkpoint(source: Path) -> Path:
             for path in source.iterdir()
             if path.suffix in SUFFIXES and not any(path.match(pattern) for pattern in TRAINING_STATE)
         )
+        if not found:
+            refuse_openai_folder(source)
         if len(found) != 1:
             raise ConversionError(
                 f"{source} holds {len(found)} checkpoints ({', '.join(path.name for path in found) or 'none'}), "
@@ -96,6 +101,8 @@ def find_checkpoint(source: Path) -> Path:
                 "name the file itself"
             )
         return found[0]
+    if source.name.startswith("model.ckpt") and not (source.is_file() and source.suffix in SUFFIXES):
+        refuse_openai_folder(source.parent)
     if not source.is_file():
         raise ConversionError(f"{source} does not exist: name a checkpoint or the folder that holds it")
     if source.suffix not in SUFFIXES:
@@ -113,9 +120,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if path.suffix == ".json":
         return Checkpoint(path, _load_parts(path))
-    content, model_args = _load_file(path), None
-    if isinstance(content, dict) and all(isinstance(content.get(name), dict) for name in ("model", "model_args")):
-        content, model_args = content["model"], content["model_args"]
+    content, model_args = _unwrap(_load_file(path), path)
     return Checkpoint(path, _tensors_of(content, path), model_args)
 
 
@@ -170,34 +175,57 @@ def _load_parts(index: Path) -> dict[str, torch.Tensor]:
 
 def _load_file(path: Path) -> object:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Mapped where possible, not read into memory: files of torch.save since 1.6, which are zip archives.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except OSError:
-        raise
-    except Exception as error:  # the documentation of pickle: a damaged file may raise other exceptions, of any kind
-        # torch hides the cause behind advice to load the file without the protection; the first sentence says it.
-        reason = str(error.__context__ or error).split(". ")[0].rstrip(".")
-        raise ConversionError(
-            f"{path} cannot be read ({type(error).__name__}: {reason}): it is damaged, or holds more than tensors, "
-            "which could run code while loading. Save the model's state_dict() alone"
-        ) from error
+        return load_file(path) if path.suffix == ".safetensors" else load_pickle(path)
+    except SafetensorError as error:
+        raise damaged(path, error, str(error)) from error
+
+
+def _unwrap(content: object, path: Path) -> tuple[object, dict | None]:
+    """What is inside of the dictionaries that training loops put around weights, and the sizes that lie among them."""
+    model_args = None
+    while isinstance(content, dict):
+        if model_args is None:
+            found = (content.get(name) for name in SIZES)
+            model_args = next((sizes for sizes in found if isinstance(sizes, dict) and "n_head" in sizes), None)
+        holding = [name for name in CONTAINERS if _holds_tensors(content.get(name))]
+        if not holding:
+            break
+        if len(holding) > 1:
+            raise ConversionError(
+                f"{path} holds weights under {' and '.join(holding)}, and only you know which are meant. This line "
+                f"keeps the first alone: {saved_again(path, holding[0])}"
+            )
+        content = content[holding[0]]
+    if model_args is not None:  # numpy's numbers as Python's
+        model_args = {
+            name: value.item() if isinstance(value, np.generic) else value for name, value in model_args.items()
+        }
+    return content, model_args
+
+
+def _holds_tensors(content: object) -> bool:
+    return isinstance(content, dict) and any(
+        isinstance(value, torch.Tensor) or _holds_tensors(value) for value in content.values()
+    )
 
 
 def _tensors_of(content: object, path: Path) -> dict[str, torch.Tensor]:
-    """The tensors in what a file holds, alone or under the key `model_state_dict`, without the names of wrappers."""
-    if isinstance(content, dict):
-        content = content.get("model_state_dict", content)
+    """The tensors in a state dict, without the names of wrappers."""
     if not isinstance(content, dict):
-        raise ConversionError(f"{path} holds a {type(content).__name__}, expected the model's state_dict()")
+        raise ConversionError(
+            f"{path} holds a {type(content).__name__}, expected the model's state_dict(). "
+            f"{saved_where_it_was_made(path)}"
+        )
     strangers = [
         str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))
     ]
     if strangers:
+        inside = [name for name, value in content.items() if isinstance(name, str) and _holds_tensors(value)]
+        remedy = f"This line keeps what is under {inside[0]}: {saved_again(path, inside[0])}" if inside else None
         raise ConversionError(
             f"{path} holds entries that are no tensors ({', '.join(strangers[:3])}; {len(strangers)} in all), expected "
-            "the model's state_dict() or one under the key model_state_dict"
+            f"the model's state_dict() or one under the key {' or '.join(CONTAINERS)}. "
+            f"{remedy or saved_where_it_was_made(path)}"
         )
     tensors = clean_state_dict(content)
     if len(tensors) != len(content):

@@ -67,7 +67,8 @@ def _load_library_tokenizer(name: str | Path, config: GPTScratchConfig) -> PreTr
 
 def adopt_special_tokens(model: GPTScratchForCausalLM, tokenizer: PreTrainedTokenizerBase, *, replace: bool) -> None:
     """Gives the model's configurations the tokenizer's ids; without `replace`, only those that they lack."""
+    configs = [model.config, model.generation_config] if model.can_generate() else [model.config]
     for name in SPECIAL_TOKENS:
-        for config in (model.config, model.generation_config):
+        for config in configs:
             if replace or getattr(config, name) is None:
                 setattr(config, name, getattr(tokenizer, name))

@@ -5,16 +5,17 @@ A table says for each of the source's tensors which of ours it holds: one, or se
 along their first dimension (`JOINED`). `N` stands for the number of the block.
 """
 
-from functools import partial
+from collections.abc import Iterable
+from functools import partial, reduce
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration_gpt_scratch import GPTScratchConfig
-from ..modeling_gpt_scratch import GPTScratchForCausalLM
+from ..modeling_gpt_scratch import GPTScratchForCausalLM, GPTScratchPreTrainedModel
 from .checks import ConversionError, check_tensors
 from .generation import limit_length
-from .logits import Reference, model_logits
+from .logits import Reading, model_logits
 from .source import Checkpoint
 
 # Between the names of ours that one tensor of the source holds.
@@ -57,7 +58,8 @@ def build_model(
     names: dict[str, str] | None,
     ignored: dict[str, tuple[int, ...]],
     transposed: tuple[str, ...] = (),
-) -> GPTScratchForCausalLM:
+    model_class: type[GPTScratchPreTrainedModel] = GPTScratchForCausalLM,
+) -> GPTScratchPreTrainedModel:
     """The model with the source's tensors, after their names and shapes are found to be what `config` asks for.
 
     Args:
@@ -65,17 +67,18 @@ def build_model(
             that it does not name are zero. `None` means that the names are ours.
         ignored: name -> shape of the source's tensors that may be there and are not used.
         transposed: endings of the names of matrices that the source stores as `(in_features, out_features)`.
+        model_class: the language model, or a head of another kind.
 
     Returns:
-        The model in evaluation mode, its weights copied in their own dtype.
+        The model in evaluation mode, its weights copied in their own dtype; in the widest, where there are several.
 
     Raises:
-        `ConversionError`: unknown, missing or misshapen tensors, or mixed dtypes.
+        `ConversionError`: unknown, missing or misshapen tensors, or tensors of integers.
     """
     # Without data, so that a wrong configuration is found before memory for it is asked for.
     try:
         with torch.device("meta"):
-            model = GPTScratchForCausalLM(config)
+            model = model_class(config)
     except RuntimeError as error:  # sizes that overflow even the bookkeeping
         raise ConversionError(f"The checkpoint's configuration describes no possible model: {error}") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -92,13 +95,12 @@ def build_model(
         required[source] = shape[::-1] if source.endswith(transposed) else shape
     check_tensors(state_dict, required, ignored)
 
-    weights = {}
+    weights, dtype = {}, widest_dtype(state_dict[source] for source in sources)
     for source, ours in sources.items():
         tensor = state_dict[source].mT if source.endswith(transposed) else state_dict[source]
         for name, part in zip(ours, tensor.chunk(len(ours)), strict=True):
             # Copies: the loaded tensors may be views of the file, which may change or go away.
-            weights[name] = part.clone(memory_format=torch.contiguous_format)
-    dtype = weights["model.embed_tokens.weight"].dtype
+            weights[name] = part.to(dtype, copy=True, memory_format=torch.contiguous_format)
     weights |= {
         name: torch.zeros(shape, dtype=dtype)
         for name, shape in shapes.items()
@@ -106,15 +108,22 @@ def build_model(
     }
     model.load_state_dict(weights, assign=True)
     model.tie_weights()  # assigning has put two parameters where one was shared
-    limit_length(model.generation_config, config.max_position_embeddings)
+    if model.can_generate():  # a classifier has no settings for it
+        limit_length(model.generation_config, config.max_position_embeddings)
     return model.eval()
 
 
+def widest_dtype(tensors: Iterable[torch.Tensor]) -> torch.dtype:
+    """The narrowest dtype that holds the values of all."""
+    return reduce(torch.promote_types, {tensor.dtype for tensor in tensors})
+
+
 def same(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
-    """Whether both tensors are there and equal in dtype, shape and values."""
+    """Whether both tensors are there and equal in shape and values."""
     if first is None or second is None:
         return False
-    return first.dtype == second.dtype and torch.equal(first, second)
+    dtype = widest_dtype((first, second))
+    return torch.equal(first.to(dtype), second.to(dtype))
 
 
 def with_head(state_dict: dict[str, torch.Tensor], embedding: str, tied: bool) -> dict[str, torch.Tensor]:
@@ -134,10 +143,10 @@ def with_head(state_dict: dict[str, torch.Tensor], embedding: str, tied: bool) -
     return {head: state_dict[embedding], **state_dict}
 
 
-def read_gpt_scratch(checkpoint: Checkpoint) -> tuple[GPTScratchForCausalLM, Reference]:
+def read_gpt_scratch(checkpoint: Checkpoint) -> Reading:
     """The model of one of our own folders, which is its own measure."""
     model = load_gpt_scratch_checkpoint(checkpoint.tensors, checkpoint.read_config())
-    return model, partial(model_logits, model)
+    return Reading(model, partial(model_logits, model))
 
 
 def load_gpt_scratch_checkpoint(state_dict: dict[str, torch.Tensor], config: dict) -> GPTScratchForCausalLM:

@@ -91,5 +91,15 @@ def test_weights_named_as_a_file_are_read_with_the_config_beside_them(tmp_path, 
     convert(path, tmp_path / "output")
     assert_same_logits(GPTScratchForCausalLM.from_pretrained(tmp_path / "output"), source)
     assert all(name.startswith("model.") for name in load_file(path))
+
+
+def test_weights_alone_are_read_as_the_books_behind_a_prefix(tmp_path, capsys):
+    source, config = book_model()
+    path = write_blog(tmp_path / "source", source.state_dict(), config) / "model.safetensors"
     (tmp_path / "source" / "config.json").unlink()
-    assert "config.json does not exist" in refusal(capsys, tmp_path, path, output="second")
+    assert "model.json does not exist: name the checkpoint's configuration with --config" in refusal(
+        capsys, tmp_path, path
+    )
+    (tmp_path / "sizes.json").write_text(json.dumps(config))
+    convert(path, tmp_path / "output", config=tmp_path / "sizes.json")
+    assert_same_logits(GPTScratchForCausalLM.from_pretrained(tmp_path / "output"), source)

@@ -16,8 +16,8 @@ def test_missing_source_is_refused(tmp_path, capsys):
 
 
 def test_source_of_another_kind_is_refused(tmp_path, capsys):
-    (tmp_path / "model.bin").write_bytes(b"123")
-    assert ".safetensors" in refusal(capsys, tmp_path, tmp_path / "model.bin")
+    (tmp_path / "model.gguf").write_bytes(b"123")
+    assert ".safetensors" in refusal(capsys, tmp_path, tmp_path / "model.gguf")
 
 
 def test_folder_without_or_with_several_checkpoints_is_refused(tmp_path, capsys, book):

@@ -204,11 +204,13 @@ def test_leftovers_missing_tensors_and_wrong_shapes_are_named_together(tmp_path,
     assert "transformer.h.0.mlp.c_fc.weight is (128, 32), expected (32, 128)" in message
 
 
-def test_tensor_of_another_dtype_is_refused(tmp_path, capsys):
+def test_tensor_of_another_dtype_is_raised_and_told(tmp_path, capsys):
     _, weights, config = gpt2_model()
     weights["transformer.ln_f.bias"] = weights["transformer.ln_f.bias"].half()
-    message = refusal(capsys, tmp_path, write_gpt2(tmp_path / "source", weights, config))
-    assert "dtypes torch.float16, torch.float32, expected one" in message
+    convert(write_gpt2(tmp_path / "source", weights, config), tmp_path / "output", report=print)
+    assert "are of torch.float16 and torch.float32: all were raised to torch.float32." in capsys.readouterr().out
+    written = load_file(tmp_path / "output" / "model.safetensors")
+    assert torch.equal(written["model.norm.bias"], weights["transformer.ln_f.bias"].float())
 
 
 def test_weights_keep_their_dtype_and_value(tmp_path):

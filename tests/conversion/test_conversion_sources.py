@@ -161,7 +161,7 @@ def test_state_dict_is_nanogpts_or_gpt2s_by_the_shape_of_the_joined_matrix(tmp_p
     source, _ = fused_model()
     _, weights, _ = gpt2_model()
     path = write_source(tmp_path, source.state_dict(), None)
-    assert "no model_args" in refusal(capsys, tmp_path, path)
+    assert "add --n_head N" in refusal(capsys, tmp_path, path)
     path = write_source(tmp_path, weights, None)
     assert "config.json does not exist" in refusal(capsys, tmp_path, path)
 

@@ -1,0 +1,60 @@
+"""
+A byte-level BPE tokenizer as GPT-2's class.
+
+The library's own name for a tokenizer without a class of its own (`TokenizersBackend`) is unknown to releases before 5
+and to engines such as CTranslate2. They all know `GPT2Tokenizer`, which is the same code around the same files.
+"""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase
+
+SPECIAL = ("bos_token", "eos_token", "pad_token")
+SETTINGS = (*SPECIAL, "padding_side", "truncation_side", "model_max_length", "chat_template")
+# Spaces in rows, lines, numbers, contractions, characters of several bytes, and of several code points.
+HARD_TEXTS = ["", "It's  two   spaces,\n\n\ttabs\r\n 3.14159 ", "naïve Straße 北京 สวัสดี", "👩🏽‍🚀 \u0301e \ufeff\u200b"]
+
+
+def as_gpt2_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
+    """The same tokenizer in GPT-2's class; `None` where that class would not be the same."""
+    if not _is_plain_byte_level_bpe(tokenizer):
+        return None
+    with TemporaryDirectory() as before, TemporaryDirectory() as after:
+        tokenizer.save_pretrained(before)
+        # Said one by one: the class takes its own <|endoftext|> for those that are not. Bytes are never unknown, but
+        # CTranslate2 wants a name for what would be; GPT-2's is its end of text.
+        named = {name: getattr(tokenizer, name) for name in SPECIAL}
+        named["unk_token"] = tokenizer.unk_token or tokenizer.eos_token
+        changed = GPT2Tokenizer.from_pretrained(before, **named)
+        changed.save_pretrained(after)
+        return changed if _same(tokenizer, AutoTokenizer.from_pretrained(Path(after))) else None
+
+
+def _is_plain_byte_level_bpe(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether its parts are those that GPT-2's class puts together, whatever their vocabulary."""
+    if not tokenizer.is_fast:
+        return False
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, splitter, decoder = parts["model"], parts["pre_tokenizer"] or {}, parts["decoder"] or {}
+    return (
+        model["type"] == "BPE"
+        and not any(model.get(name) for name in ("dropout", "byte_fallback", "ignore_merges", "fuse_unk"))
+        and not any(model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix"))
+        and parts["normalizer"] is None
+        and splitter.get("type") == decoder.get("type") == "ByteLevel"
+        and splitter.get("use_regex", True)
+        and not splitter.get("add_prefix_space")
+    )
+
+
+def _same(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    texts = [*HARD_TEXTS, *(f"a{token} {token}" for token in first.all_special_tokens)]
+    encoded, again = first(texts)["input_ids"], second(texts)["input_ids"]
+    return (
+        all(getattr(first, name) == getattr(second, name) for name in SETTINGS)
+        and encoded == again
+        and first.batch_decode(encoded) == second.batch_decode(again)
+        and first.get_vocab() == second.get_vocab()
+    )
