@@ -45,7 +45,6 @@ def _is_plain_byte_level_bpe(tokenizer: PreTrainedTokenizerBase) -> bool:
         and parts["normalizer"] is None
         and splitter.get("type") == decoder.get("type") == "ByteLevel"
         and splitter.get("use_regex", True)
-        and not splitter.get("add_prefix_space")
     )
 
 

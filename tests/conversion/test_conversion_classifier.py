@@ -40,6 +40,7 @@ def test_classes_are_those_of_the_books_last_position(tmp_path, input_ids, num_c
         torch.testing.assert_close(logits, source(input_ids)[:, -1], atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 def test_stranger_classifies_a_text_as_the_book_does_when_it_ends_as_the_command_says(tmp_path, capsys, tokenizer):
     source, config = book_classifier(vocab_size=len(tokenizer))
     path = write_source(tmp_path / "source", source.state_dict(), config)
