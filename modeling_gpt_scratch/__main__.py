@@ -1,9 +1,9 @@
-"""`python -m modeling_gpt_scratch convert SOURCE OUTPUT`: other code's checkpoint as our model folder, or as GPT-2."""
+"""`python -m modeling_gpt_scratch convert SOURCE OUTPUT`: a checkpoint as our model folder, as GPT-2 or as GGUF."""
 
 import argparse
 import sys
 
-from .conversion import ACTIVATIONS, FORMATS, TARGETS, ConversionError, convert
+from .conversion import ACTIVATIONS, FORMATS, GGUF_DTYPES, TARGETS, ConversionError, convert
 from .output import escape_unprintable
 
 
@@ -16,8 +16,8 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
         help="turn a checkpoint into a model folder",
         description='Turn a checkpoint of "Build a Large Language Model (From Scratch)", of the blog that follows it, '
-        "of nanoGPT, of GPT-2 or of this package into a folder that from_pretrained opens. The result's logits are "
-        "compared with the checkpoint's before it is written.",
+        "of nanoGPT, of GPT-2 or of this package into a folder that from_pretrained opens, or a file that llama.cpp "
+        "does. The result's logits are compared with the checkpoint's before it is written.",
     )
     _add_source_and_target(command)
     _add_what_the_source_does_not_say(command)
@@ -52,7 +52,13 @@ def _add_source_and_target(command: argparse.ArgumentParser) -> None:
         choices=TARGETS,
         default=TARGETS[0],
         help="the format to write; gpt2 is the Transformers library's own GPT-2, which opens without remote code and "
-        "converts on to GGUF and others (default: %(default)s)",
+        "which engines know; gguf is the file of llama.cpp and Ollama (default: %(default)s)",
+    )
+    command.add_argument(
+        "--dtype",
+        choices=GGUF_DTYPES,
+        help="gguf: the type of the matrices; f16 and q8_0 make the file smaller and round "
+        f"(default: {next(iter(GGUF_DTYPES))})",
     )
     command.add_argument(
         "--tokenizer",

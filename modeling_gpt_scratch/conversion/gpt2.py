@@ -19,7 +19,7 @@ from .checks import ConversionError
 from .generation import limit_length, tokens_within
 from .logits import Reading, model_logits
 from .source import Checkpoint
-from .weights import JOINED, build_config, build_model, names_of_blocks, with_head
+from .weights import JOINED, build_config, build_model, joined_weights, with_head
 
 _ATTENTION = "model.layers.N.self_attn"
 # GPT-2's name -> ours, with the prefix that the library's language model gives all but its head.
@@ -152,16 +152,10 @@ def to_gpt2(model: GPTScratchForCausalLM) -> GPT2LMHeadModel:
         eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id,
     )
-    ours = model.state_dict()
-    weights = {}
-    for name, parts in names_of_blocks(GPT2_NAMES, config.num_hidden_layers).items():
-        # Only the biases of query, key and value can be missing.
-        tensors = [
-            ours[part] if part in ours else ours[part.replace(".bias", ".weight")].new_zeros(config.hidden_size)
-            for part in parts
-        ]
-        joined = torch.cat(tensors)
-        weights[name] = (joined.mT if name.endswith(TRANSPOSED) else joined).contiguous()
+    weights = {
+        name: (tensor.mT if name.endswith(TRANSPOSED) else tensor).contiguous()
+        for name, tensor in joined_weights(model, GPT2_NAMES)
+    }
     result = _assemble(target, weights)
     result.generation_config = copy.deepcopy(model.generation_config)
     limit_length(result.generation_config, config.max_position_embeddings)

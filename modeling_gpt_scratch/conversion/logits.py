@@ -4,6 +4,7 @@ What a conversion is measured by: the logits of the result against those of the 
 The layers at the end are the parts of the formats' own passes: written out in fp32 over a source's own tensors.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -45,24 +46,29 @@ def model_logits(model: PreTrainedModel, input_ids: torch.LongTensor) -> torch.F
 
 
 @torch.no_grad()
-def compare_logits(model: PreTrainedModel, reference: Reference) -> float:
-    """The largest absolute difference between the model's logits, computed in fp32, and the reference's.
+def logits_difference(model: PreTrainedModel, reference: Reference) -> tuple[float, float]:
+    """The largest absolute difference between the model's logits and the reference's, and the largest of the latter.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; computes in fp32.
         reference: gives the source's logits.
-
-    Raises:
-        `ConversionError`: the reference's logits are not finite, or the difference exceeds `LOGITS_TOLERANCE` times
-            the largest of them.
     """
     length = min(128, model.config.max_position_embeddings)
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(model.config.vocab_size, (2, length), generator=generator)
     expected = reference(input_ids)
-    scale = expected.abs().max().item()
-    difference = (model_logits(model, input_ids) - expected).abs().max().item()
-    if not torch.isfinite(expected).all():
+    return (model_logits(model, input_ids) - expected).abs().max().item(), expected.abs().max().item()
+
+
+def compare_logits(model: PreTrainedModel, reference: Reference) -> float:
+    """The first of [`logits_difference`], if it is what rounding explains.
+
+    Raises:
+        `ConversionError`: the reference's logits are not finite, or the difference exceeds `LOGITS_TOLERANCE` times
+            the largest of them.
+    """
+    difference, scale = logits_difference(model, reference)
+    if not math.isfinite(scale):
         raise ConversionError("The checkpoint's logits are not finite: it holds NaN or too large numbers")
     if not difference <= LOGITS_TOLERANCE * scale:
         raise ConversionError(

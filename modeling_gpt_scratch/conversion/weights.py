@@ -5,7 +5,7 @@ A table says for each of the source's tensors which of ours it holds: one, or se
 along their first dimension (`JOINED`). `N` stands for the number of the block.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial, reduce
 
 import torch
@@ -116,6 +116,18 @@ def build_model(
 def widest_dtype(tensors: Iterable[torch.Tensor]) -> torch.dtype:
     """The narrowest dtype that holds the values of all."""
     return reduce(torch.promote_types, {tensor.dtype for tensor in tensors})
+
+
+def joined_weights(model: GPTScratchForCausalLM, names: dict[str, str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The model's tensors under the table's names, joined where one holds several of ours; missing biases are zero."""
+    ours = model.state_dict()
+    for name, parts in names_of_blocks(names, model.config.num_hidden_layers).items():
+        # Only the biases of query, key and value can be missing.
+        tensors = [
+            ours[part] if part in ours else ours[part.replace(".bias", ".weight")].new_zeros(model.config.hidden_size)
+            for part in parts
+        ]
+        yield name, torch.cat(tensors)
 
 
 def same(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
