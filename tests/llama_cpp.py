@@ -37,9 +37,9 @@ def llama_server(gguf: Path) -> Iterator[Callable[..., dict]]:
 
 
 def greedy_tokens(gguf: Path, prompt: str | list[int], n: int) -> list[int]:
-    """Up to `n` ids that llama.cpp writes after a text or ids, the likeliest each time; fewer where a text ends.
+    """Up to `n` ids that llama.cpp writes after a text or ids, the likeliest each time.
 
-    The id that ends a text is not among them.
+    Fewer where a text ends, the last of which is then the token of the end: what our `generate` gives.
     """
     with llama_server(gguf) as post:
         return post("/completion", prompt=prompt, n_predict=n, temperature=0, return_tokens=True)["tokens"]
