@@ -129,13 +129,13 @@ def to_gpt2(model: GPTScratchForCausalLM) -> GPT2LMHeadModel:
     if not fits_gpt2(config):
         raise ConversionError(
             f"intermediate_size is {config.intermediate_size} with hidden_size {config.hidden_size}, but GPT-2's is "
-            f"4 x hidden_size ({4 * config.hidden_size}), which llama.cpp and other readers of its format assume: "
-            "such a model stays in the gpt-scratch format"
+            f"4 x hidden_size ({4 * config.hidden_size}), which readers of its format assume: such a "
+            "model stays in the gpt-scratch format, or goes to llama.cpp by --to gguf"
         )
     target = GPT2Config(
         vocab_size=config.vocab_size,
         n_positions=config.max_position_embeddings,
-        n_ctx=config.max_position_embeddings,  # an old name of n_positions; llama.cpp's converter reads only this one
+        n_ctx=config.max_position_embeddings,  # an old name of n_positions; some readers know only this one
         n_embd=config.hidden_size,
         n_layer=config.num_hidden_layers,
         n_head=config.num_attention_heads,

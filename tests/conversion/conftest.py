@@ -1,4 +1,6 @@
-"""What tests of conversions share: a model of the book, and ids."""
+"""What tests of conversions share: a model of the book, one of our own with its tokenizer, and ids."""
+
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,3 +15,17 @@ def book():
 @pytest.fixture
 def input_ids():
     return random_ids()
+
+
+@pytest.fixture
+def write_own(tmp_path, tiny_model, tokenizer):
+    """Writes a source of our own format; returns its place, its model and its tokenizer."""
+
+    def write(tokenizer=tokenizer, **fields) -> SimpleNamespace:
+        special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model = tiny_model(**{"vocab_size": len(tokenizer)} | special | fields)
+        model.save_pretrained(tmp_path / "source")
+        tokenizer.save_pretrained(tmp_path / "source")
+        return SimpleNamespace(place=tmp_path / "source", model=model, tokenizer=tokenizer)
+
+    return write

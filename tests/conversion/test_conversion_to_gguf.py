@@ -1,20 +1,16 @@
 """Conversion into llama.cpp's file: what is in it, what llama.cpp makes of it, and what is refused."""
 
 import copy
-import importlib.util
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from modeling_gpt_scratch import GPTScratchForSequenceClassification
 from modeling_gpt_scratch.__main__ import main
-from modeling_gpt_scratch.conversion import ConversionError, convert, ollama
-from modeling_gpt_scratch.conversion import gguf as conversion
+from modeling_gpt_scratch.conversion import ollama
 from modeling_gpt_scratch.conversion.gguf_tokenizer import HARD_TEXTS
 from tests.conftest import TEXT
 from tests.conversion.conversions import (
@@ -22,12 +18,11 @@ from tests.conversion.conversions import (
     book_model,
     fused_model,
     gpt2_model,
-    refusal,
     write_gpt2,
     write_nanogpt,
     write_source,
-    write_tokenizer,
 )
+from tests.conversion.gguf_files import changed, to_gguf
 from tests.llama_cpp import greedy_tokens, tokens_of
 
 gguf = pytest.importorskip("gguf")
@@ -41,25 +36,11 @@ CHATML = """\
 
 
 @pytest.fixture
-def write(tmp_path, tiny_model, tokenizer):
-    """Writes a source of our own format; returns its place, its model and its tokenizer."""
-
-    def write(tokenizer=tokenizer, **fields) -> SimpleNamespace:
-        special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        model = tiny_model(**{"vocab_size": len(tokenizer)} | special | fields)
-        model.save_pretrained(tmp_path / "source")
-        tokenizer.save_pretrained(tmp_path / "source")
-        return SimpleNamespace(place=tmp_path / "source", model=model, tokenizer=tokenizer)
-
-    return write
-
-
-@pytest.fixture
-def learned(write):
+def learned(write_own):
     """A source whose model knows a text by heart, so that its likeliest tokens are far likelier than the next ones."""
 
     def learn(**fields) -> SimpleNamespace:
-        source = write(**fields)
+        source = write_own(**fields)
         batch = source.tokenizer(TEXT[:150], return_tensors="pt", truncation=True)
         model = copy.deepcopy(source.model).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -71,19 +52,6 @@ def learned(write):
         return SimpleNamespace(place=source.place, model=model, tokenizer=source.tokenizer)
 
     return learn
-
-
-def changed(tokenizer, **parts):
-    """The tokenizer with other parts of its core."""
-    tokenizer = copy.deepcopy(tokenizer)
-    for name, part in parts.items():
-        setattr(tokenizer.backend_tokenizer, name, part)
-    return tokenizer
-
-
-def to_gguf(source: Path, output: Path, dtype: str | None = None) -> Path:
-    convert(source, output, target_format="gguf", dtype=dtype)
-    return next(output.glob("*.gguf"))
 
 
 def read(file: Path) -> tuple[dict, dict[str, str]]:
@@ -117,18 +85,18 @@ def test_llama_cpp_writes_what_our_model_writes(tmp_path, learned, fields):
         assert greedy_tokens(file, PROMPT, 24) == expected, dtype
 
 
-def test_llama_cpp_cuts_text_as_our_tokenizer_does(tmp_path, write):
-    source = write()
+def test_llama_cpp_cuts_text_as_our_tokenizer_does(tmp_path, write_own):
+    source = write_own()
     file = to_gguf(source.place, tmp_path / "output")
     texts = [*HARD_TEXTS, "spelled<|endoftext|> <|pad|>\n<|endoftext|>"]
     assert tokens_of(file, texts) == [source.tokenizer(text)["input_ids"] for text in texts]
 
 
-def test_llama_cpp_reads_tokens_that_were_added_and_begins_as_the_tokenizer_does(tmp_path, write, tokenizer):
+def test_llama_cpp_reads_tokens_that_were_added_and_begins_as_the_tokenizer_does(tmp_path, write_own, tokenizer):
     begins = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
     tokenizer = changed(tokenizer, post_processor=begins)
     tokenizer.add_tokens([AddedToken("<|im_start|>", special=True), AddedToken("Leuchtturm", normalized=False)])
-    source = write(tokenizer=tokenizer)
+    source = write_own(tokenizer=tokenizer)
     file = to_gguf(source.place, tmp_path / "output")
     texts = ["<|im_start|>user\n", "der Leuchtturm, die Leuchttürme", ""]
     ids = tokens_of(file, texts)
@@ -148,8 +116,8 @@ def test_llama_cpp_stops_where_our_model_does(tmp_path, learned):
     assert (fields["tokenizer.ggml.eos_token_id"], fields["tokenizer.ggml.eot_token_id"]) == (0, end)
 
 
-def test_library_reads_the_same_logits_from_the_file(tmp_path, write):
-    source = write(tie_word_embeddings=False, qkv_bias=False)
+def test_library_reads_the_same_logits_from_the_file(tmp_path, write_own):
+    source = write_own(tie_word_embeddings=False, qkv_bias=False)
     file = to_gguf(source.place, tmp_path / "output")
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, n_positions=64)
     ids = torch.randint(400, (2, 64), generator=torch.Generator().manual_seed(1))
@@ -157,8 +125,8 @@ def test_library_reads_the_same_logits_from_the_file(tmp_path, write):
         torch.testing.assert_close(model(ids).logits, source.model(ids).logits, atol=TOLERANCE, rtol=0)
 
 
-def test_file_says_what_the_model_is(tmp_path, write):
-    file = to_gguf(write(vocab_size=402).place, tmp_path / "my models", "q8_0")
+def test_file_says_what_the_model_is(tmp_path, write_own):
+    file = to_gguf(write_own(vocab_size=402).place, tmp_path / "my models", "q8_0")
     assert sorted(path.name for path in file.parent.iterdir()) == ["Modelfile", "my-models-q8_0.gguf"]
     fields, types = read(file)
     sizes = {"context_length": 64, "embedding_length": 32, "feed_forward_length": 128, "block_count": 2}
@@ -195,8 +163,8 @@ def test_other_sources_go_there_in_one_command(tmp_path, capsys, tokenizer, sour
         torch.testing.assert_close(model(ids).logits, source(ids), atol=TOLERANCE, rtol=0)
 
 
-def test_modelfile_of_a_base_model_continues_text(tmp_path, write):
-    file = to_gguf(write().place, tmp_path / "output")
+def test_modelfile_of_a_base_model_continues_text(tmp_path, write_own):
+    file = to_gguf(write_own().place, tmp_path / "output")
     assert (file.parent / "Modelfile").read_text().splitlines() == [
         "FROM ./output-f32.gguf",
         "PARAMETER num_ctx 64",
@@ -205,10 +173,10 @@ def test_modelfile_of_a_base_model_continues_text(tmp_path, write):
     ]
 
 
-def test_chat_template_is_in_the_file_and_written_for_ollama(tmp_path, write, tokenizer):
+def test_chat_template_is_in_the_file_and_written_for_ollama(tmp_path, write_own, tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = CHATML
-    file = to_gguf(write(tokenizer=tokenizer).place, tmp_path / "output")
+    file = to_gguf(write_own(tokenizer=tokenizer).place, tmp_path / "output")
     assert read(file)[0]["tokenizer.chat_template"] == CHATML
     said = "{{ .Content }}<|im_end|>\n"
     assert (
@@ -229,130 +197,3 @@ def test_chat_template_that_ollama_cannot_express_is_said(tokenizer):
     text = ollama.modelfile("x.gguf", 64, [], tokenizer)
     assert "# Ollama cannot express this model's chat template" in text
     assert text.endswith('TEMPLATE """{{ .Prompt }}"""\n')
-
-
-def test_other_activations_are_refused(tmp_path, capsys, write):
-    message = refusal(capsys, tmp_path, write(hidden_act="gelu").place, "--to", "gguf")
-    assert "its activation is gelu, but llama.cpp computes GPT-2's tanh-GELU alone" in message
-
-
-def test_widths_that_q8_0_cannot_store_are_refused_and_f16_takes_them(tmp_path, capsys, write):
-    source = write(intermediate_size=80)
-    message = refusal(capsys, tmp_path, source.place, "--to", "gguf", "--dtype", "q8_0")
-    assert "hidden_size is 32 and intermediate_size 80, but q8_0 is for multiples of 32: name --dtype f16" in message
-    assert to_gguf(source.place, tmp_path / "output", "f16").is_file()
-
-
-def test_numbers_that_a_type_cannot_hold_are_refused(tmp_path, capsys, write):
-    source = write()
-    with torch.no_grad():
-        source.model.model.layers[0].mlp.fc_in.weight[0, 0] = 1e5
-    source.model.save_pretrained(source.place)
-    message = refusal(capsys, tmp_path, source.place, "--to", "gguf", "--dtype", "f16")
-    assert "blk.0.ffn_up.weight has numbers that are too large for f16: name --dtype f32" in message
-
-
-def test_classification_head_is_refused(tmp_path, capsys, tiny_config, tokenizer):
-    GPTScratchForSequenceClassification(tiny_config(vocab_size=400)).save_pretrained(tmp_path / "source")
-    tokenizer.save_pretrained(tmp_path / "source")
-    assert "score.weight" in refusal(capsys, tmp_path, tmp_path / "source", "--to", "gguf")
-
-
-def test_source_without_a_tokenizer_is_refused_and_the_advice_works(tmp_path, capsys, tiny_model, tokenizer):
-    tiny_model(vocab_size=400).save_pretrained(tmp_path / "source")
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    message = refusal(capsys, tmp_path, tmp_path / "source", "--to", "gguf")
-    assert "it has no tokenizer, which the file must hold: add one with --tokenizer" in message
-    convert(tmp_path / "source", tmp_path / "output", target_format="gguf", tokenizer=str(tmp_path / "tokenizer"))
-
-
-def without_a_byte(tokenizer):
-    core = json.loads(tokenizer.backend_tokenizer.to_str())
-    core["model"]["vocab"]["<|lost|>"] = core["model"]["vocab"].pop("ÿ")
-    core["model"]["merges"] = [merge for merge in core["model"]["merges"] if "ÿ" not in "".join(merge)]
-    changed_tokenizer = copy.deepcopy(tokenizer)
-    changed_tokenizer._tokenizer = Tokenizer.from_str(json.dumps(core))
-    return changed_tokenizer
-
-
-def with_token(tokenizer, token):
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.add_tokens([token])
-    return tokenizer
-
-
-OTHER_TOKENIZERS = {
-    "normalizer Lowercase": lambda tokenizer: changed(tokenizer, normalizer=normalizers.Lowercase()),
-    "pre_tokenizer Whitespace": lambda tokenizer: changed(tokenizer, pre_tokenizer=pre_tokenizers.Whitespace()),
-    "add_prefix_space True": lambda tokenizer: changed(tokenizer, pre_tokenizer=pre_tokenizers.ByteLevel()),
-    "1 of the 256 bytes missing": without_a_byte,
-    "'<mask>' swallow spaces": lambda tokenizer: with_token(tokenizer, AddedToken("<mask>", lstrip=True)),
-    "puts the ids [1] before a text": lambda tokenizer: changed(
-        tokenizer, post_processor=processors.TemplateProcessing(single="<|pad|> $A", special_tokens=[("<|pad|>", 1)])
-    ),
-}
-
-
-@pytest.mark.parametrize("reason", OTHER_TOKENIZERS)
-def test_tokenizers_of_other_rules_are_refused(tmp_path, tiny_model, tokenizer, reason):
-    other = OTHER_TOKENIZERS[reason](tokenizer)
-    model = tiny_model(vocab_size=448)
-    with pytest.raises(ConversionError) as caught:
-        conversion.write_gguf_folder(tmp_path / "output", model, None, other)
-    assert reason in str(caught.value)
-    assert not any(tmp_path.iterdir())
-
-
-def test_tokenizer_of_words_is_refused(tmp_path, capsys, tiny_model):
-    tiny_model(vocab_size=61).save_pretrained(tmp_path / "source")
-    write_tokenizer(tmp_path / "source", num_words=58)
-    message = refusal(capsys, tmp_path, tmp_path / "source", "--to", "gguf")
-    assert "no plain byte-level BPE as GPT-2's is (pre_tokenizer Whitespace, model WordLevel)" in message
-
-
-def test_tokenizer_without_an_end_is_refused(tmp_path, capsys, tiny_model, tokenizer):
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.eos_token = None
-    tiny_model(vocab_size=400).save_pretrained(tmp_path / "source")
-    tokenizer.save_pretrained(tmp_path / "source")
-    assert "no end-of-text token" in refusal(capsys, tmp_path, tmp_path / "source", "--to", "gguf")
-
-
-def test_missing_package_is_said_before_anything_is_read(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    message = refusal(capsys, tmp_path, tmp_path / "nothing", "--to", "gguf")
-    assert "--to gguf needs the gguf package: pip install '.[gguf]'" in message
-
-
-def test_dtype_is_for_this_target_alone(tmp_path, capsys, write):
-    message = refusal(capsys, tmp_path, write().place, "--dtype", "f16")
-    assert "--dtype is for --to gguf alone" in message
-
-
-def test_file_that_does_not_give_back_the_logits_has_no_name(tmp_path, monkeypatch, write):
-    source = write()
-    mixed_up = {"blk.N.attn_norm.weight": "blk.N.ffn_norm.weight", "blk.N.ffn_norm.weight": "blk.N.attn_norm.weight"}
-    names = {mixed_up.get(name, name): ours for name, ours in conversion.GGUF_NAMES.items()}
-    monkeypatch.setattr(conversion, "GGUF_NAMES", names)
-    with pytest.raises(ConversionError, match="read back, gives logits that differ"):
-        to_gguf(source.place, tmp_path / "output")
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-def test_file_that_does_not_give_back_the_tokens_has_no_name(tmp_path, monkeypatch, write):
-    source = write()
-    original = gguf.GGUFWriter.add_token_merges
-    monkeypatch.setattr(gguf.GGUFWriter, "add_token_merges", lambda self, merges: original(self, merges[::-1]))
-    with pytest.raises(ConversionError, match="read back, cuts "):
-        to_gguf(source.place, tmp_path / "output")
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-def test_failure_while_writing_leaves_nothing(tmp_path, capsys, monkeypatch, write):
-    source = write()
-
-    def fail(self):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", fail)
-    assert "No space left on device" in refusal(capsys, tmp_path, source.place, "--to", "gguf")
