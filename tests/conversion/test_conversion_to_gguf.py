@@ -24,6 +24,7 @@ from tests.conversion.conversions import (
 )
 from tests.conversion.gguf_files import changed, to_gguf
 from tests.llama_cpp import greedy_tokens, tokens_of
+from training.data.tokenizer import train_tokenizer
 
 gguf = pytest.importorskip("gguf")
 
@@ -86,7 +87,8 @@ def test_llama_cpp_writes_what_our_model_writes(tmp_path, learned, fields):
 
 
 def test_llama_cpp_cuts_text_as_our_tokenizer_does(tmp_path, write_own):
-    source = write_own()
+    # One that has merged whatever may stand in one word, so that words cut otherwise are other tokens.
+    source = write_own(tokenizer=train_tokenizer(iter(HARD_TEXTS * 2), 1000))
     file = to_gguf(source.place, tmp_path / "output")
     texts = [*HARD_TEXTS, "spelled<|endoftext|> <|pad|>\n<|endoftext|>"]
     assert tokens_of(file, texts) == [source.tokenizer(text)["input_ids"] for text in texts]
