@@ -1,4 +1,4 @@
-"""Recipes of pretraining: a model of a named size, from its initial weights, on windows of tokens."""
+"""Recipes of pretraining: a model of a named size from its initial weights, or another one's, on windows of tokens."""
 
 import json
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from modeling_gpt_scratch import GPTScratchConfig
 
+from .continuation import taken_from_parent
 from .data import DataConfig
 from .fields import setting
 from .recipe import Recipe
@@ -20,7 +21,23 @@ MODELS = Path(__file__).parent / "models"
 class PretrainingConfig:
     """The model that a run begins with, and its step."""
 
-    model: str = setting("a size named in configuration/models, without .json")
+    model: str | None = setting(
+        "a size named in configuration/models, without .json; null: that of the model which init_from names", None
+    )
+    init_from: str | None = setting(
+        "continue the pretraining of this model: a model folder, a checkpoint of a run, a checkpoint of other code "
+        "that `convert` recognises, or a Hub name (openai-community/gpt2). Its sizes and its tokenizer count",
+        None,
+        is_path=True,
+    )
+    init_from_revision: str | None = setting(
+        "commit, branch or tag of init_from on the Hub; null: main. A run keeps to its first commit", None
+    )
+    new_positions: Literal["interpolate", "begin"] | None = setting(
+        "where max_position_embeddings is more than init_from has: `interpolate` (its position embeddings, stretched "
+        "over the new length) or `begin` (they stay, and the further ones begin anew)",
+        None,
+    )
     tokens_per_step: int = setting(
         "tokens of one optimizer step, over all processes and accumulation steps", within=(1, 2**40)
     )
@@ -65,11 +82,25 @@ class PretrainingRecipe(Recipe):
 
     @classmethod
     def values_named_by(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """The sizes of the model that `model` names."""
-        if "model" not in values:
-            return {}
-        file = MODELS / f"{values['model']}.json"
+        """The sizes that `model` names, and what comes from the model that `init_from` names."""
+        sizes = {} if values.get("model") is None else cls._sizes_called(values["model"])
+        if values.get("init_from") is not None:
+            return taken_from_parent(sizes | values, cls.parts()["model"]) | sizes
+        problems = [
+            f"{name} is {values[name]}, but is for a model that is continued: set init_from, or leave it out"
+            for name in ("init_from_revision", "new_positions")
+            if values.get(name) is not None
+        ]
+        if values.get("model") is None:
+            problems.append("model is missing: name a size, or by init_from a model to continue")
+        if problems:
+            raise RecipeError("\n".join(problems))
+        return sizes
+
+    @staticmethod
+    def _sizes_called(model: str) -> dict[str, Any]:
+        file = MODELS / f"{model}.json"
         if file.is_file() and file.parent == MODELS:
             return json.loads(file.read_text(encoding="utf-8"))
         known = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
-        raise RecipeError(f"model is {values['model']!r}, but the sizes in configuration/models are: {known}")
+        raise RecipeError(f"model is {model!r}, but the sizes in configuration/models are: {known}")

@@ -230,7 +230,7 @@ class Recipe:
         for part, fields in self.parts().items():
             held = getattr(self, part)
             values |= {name: held[name] if part == TRAINING else getattr(held, name) for name in fields}
-        return values | {name: _portable(values[name]) for name in self._paths()}
+        return values | {name: portable(values[name]) for name in self._paths() if values[name] is not None}
 
     @classmethod
     def _paths(cls) -> list[str]:
@@ -266,10 +266,10 @@ def _expanded(path: str | list[str]) -> str | list[str]:
     return [os.path.expanduser(each) for each in path] if isinstance(path, list) else os.path.expanduser(path)
 
 
-def _portable(path: str | list[str]) -> str | list[str]:
+def portable(path: str | list[str]) -> str | list[str]:
     """Relative to the current folder if inside, else the last part alone: records name no user and no machine."""
     if isinstance(path, list):
-        return [_portable(each) for each in path]
+        return [portable(each) for each in path]
     if path.startswith("~") or ".." in Path(path).parts:
         return Path(path).name
     if not Path(path).is_absolute():

@@ -7,6 +7,8 @@ import yaml
 
 from .yaml_values import DuplicateKeyError, read_mapping
 
+RESOLVED = "recipe.yaml"  # in a run folder: the settings that the run was begun with, every default written out
+
 
 class RecipeError(ValueError):
     """The recipe cannot be used; the message lists every problem, one a line."""

@@ -19,6 +19,12 @@ from .record import RunRecord, describe_corpus
 TEMPLATE = Path(__file__).with_name("model_card.md")
 REQUIRED = ("license", "library_name", "pipeline_tag", "language")
 LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
+# What became of the positions of the model that a run began with, by what its record says of new ones.
+NEW_POSITIONS = {
+    None: "the first {now:,} of {trained:,} trained ones",
+    "interpolate": "{now:,}, interpolated from {trained:,} trained ones",
+    "begin": "{now:,}; those beyond the {trained:,} of before began anew",
+}
 UNFINISHED = re.compile(r"\bTODO\b|(?i:more information needed)")
 
 
@@ -165,8 +171,12 @@ def _origin(facts: CardFacts) -> str:
             return f"tuned from {base}"
         return f"trained from scratch on {describe_corpus(record)}" if record else "whose training is not recorded here"
     text = f" on {describe_corpus(record)}" if record.corpus else ""
-    parent = f", beginning with {base or 'other weights'} (see [Training](#training))" if base or record.parent else ""
-    return f"trained by gpt-scratch's `{record.program}`{text}{parent}"
+    if not base and not record.parent:
+        return f"trained by gpt-scratch's `{record.program}`{text}"
+    began_with = base or f"`{record.parent['name']}`"
+    if record.program == "pretrain":
+        return f"continued from {began_with}{text} (see [Training](#training))"
+    return f"trained by gpt-scratch's `{record.program}`{text}, beginning with {began_with} (see [Training](#training))"
 
 
 def _training(record: RunRecord) -> dict[str, str]:
@@ -185,7 +195,7 @@ def _training(record: RunRecord) -> dict[str, str]:
     rows = {
         **({} if record.is_from_scratch else _descent(record)),
         **_data(record),
-        "Tokens seen": _told("{tokens:,} ({share:.1f} for each parameter)", shares),
+        "Tokens seen": _told("{tokens:,} ({share:.1f} for each parameter)", shares) + _before(record),
         "Steps": _told("{steps:,} of {tokens_per_step:,} tokens", recipe | result) or _told("{steps:,}", result),
         "Optimizer": _told(optimizer, recipe),
         "Schedule": _told("{schedule}, warm-up {warmup_steps:g} " + warmup, recipe),
@@ -213,9 +223,26 @@ def _told(sentence: str, known: dict[str, Any]) -> str:
         return ""
 
 
+def _before(record: RunRecord) -> str:
+    """What the weights were trained on before the tokens of a run, to follow those."""
+    if not record.parent or "tokens" not in record.run["result"]:
+        return ""
+    tokens, is_all = record.tokens_before
+    if not tokens:
+        return " in this run; what its first weights were trained on is not recorded here"
+    return f" in this run; its first weights on {'' if is_all else 'at least '}{tokens:,} before"
+
+
 def _descent(record: RunRecord) -> dict[str, str]:
-    weights = ", ".join(f"`{file}` with the sha256 `{sha256}`" for file, sha256 in record.parent.items())
-    return {"Program": f"`{record.program}`", "Began with": weights}
+    parent = record.parent
+    if not parent:
+        return {"Program": f"`{record.program}`"}
+    weights = ", ".join(f"`{file}` with the sha256 `{sha256}`" for file, sha256 in parent["weights"].items())
+    commit = f" at the commit `{parent['revision']}`" if parent["revision"] else ""
+    rows = {"Program": f"`{record.program}`", "Began with": f"`{parent['name']}`{commit}: {weights}"}
+    if "positions" in parent:
+        rows["Positions"] = _told(NEW_POSITIONS[parent["positions"]["new"]], parent["positions"])
+    return rows
 
 
 def _data(record: RunRecord) -> dict[str, str]:

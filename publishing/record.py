@@ -40,9 +40,24 @@ class RunRecord:
         return program_of(self.run)
 
     @property
-    def parent(self) -> dict[str, str]:
-        """File -> sha256 of the weights that the run began with; empty for random ones."""
+    def parent(self) -> dict[str, Any]:
+        """What training/parent.py has recorded of the weights that the run began with; empty for random ones."""
         return self.run.get("parent") or {}
+
+    @property
+    def base_model(self) -> str | None:
+        """The name on the Hub of the model that the run began with, or `None` for one that is not from there."""
+        return self.parent["name"] if self.parent.get("revision") else None
+
+    @property
+    def tokens_before(self) -> tuple[int, bool]:
+        """Tokens that the weights were trained on before the run, as far as records say; and whether these say all."""
+        tokens, parent = 0, self.parent
+        while parent:
+            if "tokens" not in parent:
+                return tokens, False
+            tokens, parent = tokens + parent["tokens"], parent["parent"]
+        return tokens, True
 
     @property
     def is_from_scratch(self) -> bool:

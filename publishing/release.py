@@ -118,7 +118,7 @@ def prepare_release(
         native=native,
         code={file.name: sha256_of(file) for file in sorted(folder.glob("*.py"))},
         revision=revision,
-        base_model=base_model,
+        base_model=base_model or (record.base_model if record else None),
         opened_with=(),
         license=license or ("apache-2.0" if record and record.is_from_scratch else "unknown"),
         languages=languages,

@@ -1,4 +1,7 @@
-"""`python -m training pretrain RECIPE.yaml [--field value ...]`: text in, a model folder out."""
+"""
+`python -m training pretrain RECIPE.yaml [--field value ...]`: text in, a model folder out. The model begins with random
+weights, or goes on from those that `--init_from MODEL` names.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,18 +10,30 @@ import torch
 from transformers import TrainingArguments
 
 from configuration.pretraining import PretrainingRecipe
+from configuration.recipe import portable
 from modeling_gpt_scratch import GPTScratchForCausalLM
 
 from .data.mixture import corpus_windows, describe_shares
 from .data.preparation import add_verify_argument, prepare_shards
 from .data.shards import data_record
+from .data.tokenizer import load_tokenizer
 from .data.windows import TokenWindows, WindowOrder
-from .optimization.initialization import initial_model
+from .errors import InputError
+from .optimization.initialization import continued_model, initial_model
 from .optimization.steps import accumulation_steps
+from .parent import (
+    check_tokenizer,
+    describe_parent,
+    in_words,
+    is_still,
+    open_parent,
+    tokenizer_of_parent,
+)
 from .planning.dry_run import print_plan
 from .planning.flops import model_flops_per_token
 from .planning.micro_batch import choose_micro_batch
-from .processes import leads, process_count
+from .processes import leads, on_every_process, process_count
+from .run.checkpoints import MANIFEST, problems_of
 from .run.command import program_parser, read_command
 from .run.lifecycle import run_program
 from .run.program import Program, Say
@@ -38,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 class Pretraining(Program):
-    """A model from its initial weights, trained on windows of a text's tokens.
+    """A model from its initial weights or another model's, trained on windows of a text's tokens.
 
     Args:
         verify_data: compare the prepared data's sha256 with what was written.
@@ -53,7 +68,9 @@ class Pretraining(Program):
         "tokenizer": ("tokenizer", "eos_token"),
         "batch": ("tokens_per_step",),
     }
-    fixed_groups = {"model": tuple(PretrainingRecipe.parts()["model"])}
+    fixed_groups = {
+        "model": (*PretrainingRecipe.parts()["model"], "init_from", "init_from_revision", "new_positions"),
+    }
     arguments = {"remove_unused_columns": False}
     figures = {"eval_loss": "nats per token", "eval_bits_per_byte": "bits per byte"}
 
@@ -62,11 +79,25 @@ class Pretraining(Program):
         self.verify_data = verify_data
         self.length = recipe.model.max_position_embeddings
 
-    def is_the_same(self, name: str, data: dict[str, Any]) -> bool:
-        """The corpus is, where it names that same data, wherever it lies now."""
-        corpora = self.recipe.data.corpora if name == "corpus" else []
-        prepared = data_record(Path(corpora[0])) if len(corpora) == 1 else None
-        return prepared is not None and prepared | {"folder": ""} == data | {"folder": ""}
+    def is_the_same(self, name: str, record: dict[str, Any]) -> bool:
+        """The corpus is, where it names that same data, wherever it lies now; so is a parent with the same weights."""
+        if name == "corpus":
+            corpora = self.recipe.data.corpora
+            prepared = data_record(Path(corpora[0])) if len(corpora) == 1 else None
+            return prepared is not None and prepared | {"folder": ""} == record["data"] | {"folder": ""}
+        init_from, parent = self.recipe.pretraining.init_from, record.get("parent")
+        if init_from is None or parent is None:
+            return False
+        follows_from_it = name in ("init_from", "init_from_revision")
+        follows_from_it |= name == "tokenizer" and self.recipe.data.tokenizer == init_from
+        return follows_from_it and is_still(self.recipe, parent)
+
+    def hidden_changes(self, record: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Of a path from the root, recipe.yaml has no more than the end, which may be that of another model's too."""
+        name, parent = self.recipe.pretraining.init_from, record.get("parent")
+        if name is None or parent is None or portable(name) == name or not Path(name).exists():
+            return {}
+        return {} if is_still(self.recipe, parent) else {"init_from": (parent["name"], name)}
 
     def check(self, processes: int) -> None:
         asked = self.recipe.training["per_device_train_batch_size"]
@@ -78,6 +109,20 @@ class Pretraining(Program):
 
     def _accumulation(self, micro_batch: int, processes: int) -> int:
         return accumulation_steps(self.recipe.pretraining.tokens_per_step, micro_batch, self.length, processes)
+
+    def parent(self) -> dict[str, Any] | None:
+        init_from, tokenizer = self.recipe.pretraining.init_from, self.recipe.data.tokenizer
+        if init_from is None:
+            return None
+        if (Path(init_from) / MANIFEST).is_file() and (problems := problems_of(Path(init_from))):
+            raise InputError(f"init_from {init_from} cannot be used: {'; '.join(problems)}")
+        parent = describe_parent(self.recipe)
+        if tokenizer != init_from:
+            check_tokenizer(self.recipe, parent, load_tokenizer(tokenizer))
+        elif tokenizer_of_parent(self.recipe, parent["revision"]) is None:
+            raise InputError(f"{init_from} holds no tokenizer: name by `tokenizer` the one that it was trained with")
+        print(f"continuing {init_from}{in_words(parent)}")
+        return parent
 
     def prepare(self, begun_on: dict[str, Any] | None, say: Say) -> dict[str, Any]:
         vocab_size = self.recipe.model.vocab_size
@@ -98,12 +143,23 @@ class Pretraining(Program):
     def step_size(self, examples: int) -> int:
         return examples * self.length
 
-    def make_model(self) -> GPTScratchForCausalLM:
-        model = initial_model(self.recipe, self.shards.tokenizer)
+    def make_model(self, parent: dict[str, Any] | None) -> GPTScratchForCausalLM:
+        model = initial_model(self.recipe, self.shards.tokenizer) if parent is None else self._continued(parent)
         # `pipeline` and `generate` continue up to what the model can hold, whoever does not say how far.
         model.generation_config.max_length = self.length
         self.shards.tokenizer.model_max_length = self.length
         return model
+
+    def _continued(self, parent: dict[str, Any]) -> GPTScratchForCausalLM:
+        opened: list[GPTScratchForCausalLM] = []
+
+        def open_here() -> None:
+            # Prepared data, which the corpus may be, has brought a tokenizer of its own.
+            check_tokenizer(self.recipe, parent, self.shards.tokenizer)
+            opened.append(open_parent(self.recipe, parent))
+
+        on_every_process(open_here)
+        return continued_model(self.recipe, self.shards.tokenizer, opened.pop())
 
     def flops_per_unit(self, model: GPTScratchForCausalLM) -> float:
         return model_flops_per_token(model.config)

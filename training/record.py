@@ -15,10 +15,13 @@ from typing import Any
 
 import yaml
 
+from configuration.recipe_file import RESOLVED
+
 from .errors import InputError
 
-RECIPE, RECORD, METRICS, MODEL = "recipe.yaml", "run.json", "metrics.jsonl", "model"
+RECIPE, RECORD, METRICS, MODEL = RESOLVED, "run.json", "metrics.jsonl", "model"
 CHECKPOINT = "checkpoint-"  # begins the name of each
+STATE = "trainer_state.json"  # in it: how far the run had come
 STAGING = ".saving"  # a folder in which the next checkpoint is written
 
 

@@ -7,6 +7,7 @@ are measured against the library's own `GPT2LMHeadModel`.
 
 import copy
 from functools import partial
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -65,39 +66,47 @@ def convert_gpt2_checkpoint(state_dict: dict[str, torch.Tensor], gpt2_config: di
     Raises:
         `ConversionError`: a setting or a tensor that our model does not have, or what is missing or misshapen.
     """
-    source = _read_config(gpt2_config)
-    config = build_config(
-        state_dict,
-        vocab_size=source.vocab_size,
-        hidden_size=source.n_embd,
-        num_hidden_layers=source.n_layer,
-        num_attention_heads=source.n_head,
-        intermediate_size=source.n_inner,
-        max_position_embeddings=source.n_positions,
-        # The same function; the other form writes its formula out, which is slower.
-        hidden_act="gelu_pytorch_tanh" if source.activation_function == "gelu_new" else source.activation_function,
-        qkv_bias=True,
-        embedding_dropout=source.embd_pdrop,
-        attention_dropout=source.attn_pdrop,
-        residual_dropout=source.resid_pdrop,
-        layer_norm_eps=source.layer_norm_epsilon,
-        initializer_range=source.initializer_range,
-        tie_word_embeddings=source.tie_word_embeddings,
-        use_cache=source.use_cache,
-        bos_token_id=tokens_within(source.vocab_size, source.bos_token_id),
-        eos_token_id=tokens_within(source.vocab_size, source.eos_token_id),
-        pad_token_id=tokens_within(source.vocab_size, source.pad_token_id),
-    )
+    config = build_config(state_dict, **fields_of_gpt2(gpt2_config))
     prefix = _prefix(state_dict)
     names = {
         prefix + name.removeprefix(PREFIX) if name.startswith(PREFIX) else name: GPT2_NAMES[name] for name in GPT2_NAMES
     }
     masks = {}
     for layer in range(config.num_hidden_layers):
-        masks[f"{prefix}h.{layer}.attn.bias"] = (1, 1, source.n_positions, source.n_positions)
+        masks[f"{prefix}h.{layer}.attn.bias"] = (1, 1, config.max_position_embeddings, config.max_position_embeddings)
         masks[f"{prefix}h.{layer}.attn.masked_bias"] = ()
     state_dict = with_head(state_dict, f"{prefix}wte.weight", config.tie_word_embeddings)
     return build_model(config, state_dict, names, ignored=masks, transposed=TRANSPOSED)
+
+
+def fields_of_gpt2(gpt2_config: dict) -> dict[str, Any]:
+    """Our configuration's fields for the model that a `config.json` of GPT-2 describes.
+
+    Raises:
+        `ConversionError`: it describes no valid GPT-2, or one with a setting that our model does not have.
+    """
+    source = _read_config(gpt2_config)
+    return {
+        "vocab_size": source.vocab_size,
+        "hidden_size": source.n_embd,
+        "num_hidden_layers": source.n_layer,
+        "num_attention_heads": source.n_head,
+        "intermediate_size": source.n_inner,
+        "max_position_embeddings": source.n_positions,
+        # The same function; the other form writes its formula out, which is slower.
+        "hidden_act": "gelu_pytorch_tanh" if source.activation_function == "gelu_new" else source.activation_function,
+        "qkv_bias": True,
+        "embedding_dropout": source.embd_pdrop,
+        "attention_dropout": source.attn_pdrop,
+        "residual_dropout": source.resid_pdrop,
+        "layer_norm_eps": source.layer_norm_epsilon,
+        "initializer_range": source.initializer_range,
+        "tie_word_embeddings": source.tie_word_embeddings,
+        "use_cache": source.use_cache,
+        "bos_token_id": tokens_within(source.vocab_size, source.bos_token_id),
+        "eos_token_id": tokens_within(source.vocab_size, source.eos_token_id),
+        "pad_token_id": tokens_within(source.vocab_size, source.pad_token_id),
+    }
 
 
 def gpt2_reference(state_dict: dict[str, torch.Tensor], gpt2_config: dict) -> GPT2LMHeadModel:

@@ -215,7 +215,8 @@ def test_all_problems_are_reported_together():
     with pytest.raises(RecipeError) as caught:
         PretrainingRecipe.load(None, {})
     assert str(caught.value).splitlines() == [
-        f"{name} is missing" for name in ("model", "tokens_per_step", "corpus", "output_dir")
+        *(f"{name} is missing" for name in ("tokens_per_step", "corpus", "output_dir")),
+        "model is missing: name a size, or by init_from a model to continue",
     ]
 
 

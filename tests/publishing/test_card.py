@@ -154,27 +154,55 @@ def test_a_model_without_a_record_says_so(tiny_model, tokenizer, tmp_path):
     assert ModelCard(text).data.license == "unknown"
 
 
-PARENT = {"model.safetensors": "0f" * 32}
+SHA256 = "0f" * 32
+WEIGHTS = {"model.safetensors": SHA256}
+GPT2 = {"name": "openai-community/gpt2", "revision": "1e" * 20, "weights": WEIGHTS}
+# Continued from a run's model that was itself continued from GPT-2, whose own tokens nobody has recorded.
+PARENT = {"name": "runs/a/model", "revision": None, "weights": WEIGHTS, "tokens": 2048, "parent": GPT2}
+FROM_SCRATCH = PARENT | {"parent": None, "positions": {"trained": 32, "now": 64, "new": "interpolate"}}
+LINKED = "[{0}](https://huggingface.co/{0})".format
 
 
 @pytest.mark.parametrize(
-    ("base_model", "weights"), [(None, "other weights"), ("bob/base", "[bob/base](https://huggingface.co/bob/base)")]
+    ("parent", "named", "base_model", "origin", "rows"),
+    [
+        (PARENT, None, None, "`runs/a/model`", ["in this run; its first weights on at least 2,048 before"]),
+        (PARENT, "bob/base", "bob/base", LINKED("bob/base"), ["`runs/a/model`: `model.safetensors` with the sha256"]),
+        (
+            GPT2,
+            None,
+            "openai-community/gpt2",
+            LINKED("openai-community/gpt2"),
+            [
+                f"`openai-community/gpt2` at the commit `{'1e' * 20}`: `model.safetensors` with the sha256 `{SHA256}`",
+                "in this run; what its first weights were trained on is not recorded here",
+            ],
+        ),
+        (
+            FROM_SCRATCH,
+            None,
+            None,
+            "`runs/a/model`",
+            ["in this run; its first weights on 2,048 before", "| Positions | 64, interpolated from 32 trained ones |"],
+        ),
+    ],
 )
-def test_the_card_of_a_continued_pretraining_names_what_it_began_with(base_model, weights, folder, tmp_path):
-    edit_json(folder.parent / "run.json", program="pretrain", parent=PARENT)
+def test_the_card_of_a_continued_pretraining_names_what_it_began_with(
+    parent, named, base_model, origin, rows, folder, tmp_path
+):
+    edit_json(folder.parent / "run.json", program="pretrain", parent=parent)
     (tmp_path / "release").mkdir()
-    release = prepare_release(folder, tmp_path / "release", "alice/lighthouse", base_model=base_model)
+    release = prepare_release(folder, tmp_path / "release", "alice/lighthouse", base_model=named)
     card = ModelCard.load(release.folder / "README.md")
-    origin = "trained by gpt-scratch's `pretrain` on text that is not published here (`lighthouse`)"
-    assert f"{origin}, beginning with {weights} (see [Training](#training)).\n" in card.text
-    assert (
-        f"| Program | `pretrain` |\n| Began with | `model.safetensors` with the sha256 `{'0f' * 32}` |\n" in card.text
-    )
+    text = "text that is not published here (`lighthouse`)"
+    assert f"parameters, continued from {origin} on {text} (see [Training](#training)).\n" in card.text
+    assert all(row in card.text for row in rows)
     assert "from scratch" not in card.text
     assert "Unless its author says otherwise, it has not been taught" in card.text
     assert "| Tokens seen | 1,024 (" in card.text
     assert (card.data.base_model, card.data.license) == (base_model, "unknown")
     assert card.data.metrics == ["loss", "perplexity", "bits_per_byte"]
+    assert problems_of_card((release.folder / "README.md").read_text(), release.facts) == []
 
 
 @pytest.mark.parametrize("parent", [PARENT, None])
@@ -197,12 +225,12 @@ def test_the_card_of_another_programs_run_tells_what_its_record_has(parent, fold
     (tmp_path / "release").mkdir()
     release = prepare_release(run / "model", tmp_path / "release", "alice/weather")
     card = ModelCard.load(release.folder / "README.md")
-    beginning = ", beginning with other weights (see [Training](#training))" if parent else ""
+    beginning = ", beginning with `runs/a/model` (see [Training](#training))" if parent else ""
     assert f"trained by gpt-scratch's `classify`{beginning}.\n" in card.text
     assert "from scratch" not in card.text
     rows = (
         "| Program | `classify` |",
-        *([f"| Began with | `model.safetensors` with the sha256 `{'0f' * 32}` |"] if parent else []),
+        *([f"| Began with | `runs/a/model`: `model.safetensors` with the sha256 `{SHA256}` |"] if parent else []),
         "| Data | dataset bob/weather, examples 1494 |",
         "| Steps | 1,200 |",
         "| Precision | fp32 |",

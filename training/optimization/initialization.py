@@ -1,9 +1,11 @@
-"""The model that a run begins with: its special tokens, its padded vocabulary, its initial weights."""
+"""The model that a run begins with: its special tokens, its padded vocabulary, its initial or its parent's weights."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedTokenizerFast, set_seed
 
+from configuration.continuation import padded_vocab_size
 from configuration.pretraining import PretrainingRecipe
 from modeling_gpt_scratch import GPTScratchConfig, GPTScratchForCausalLM
 from modeling_gpt_scratch.conversion.tokenizer import vocabulary_size
@@ -22,6 +24,41 @@ def initial_model(recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast)
     return model
 
 
+def continued_model(
+    recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast, parent: GPTScratchForCausalLM
+) -> GPTScratchForCausalLM:
+    """The model of a recipe with its parent's weights, in fp32 whatever they are stored in.
+
+    Args:
+        parent: of the recipe's sizes, but for the number of positions.
+    """
+    model, weights = initial_model(recipe, tokenizer), parent.state_dict()
+    begun = model.model.embed_positions.weight.detach()
+    name = "model.embed_positions.weight"
+    weights[name] = fitted_positions(weights[name].float(), begun, recipe.pretraining.new_positions)
+    model.load_state_dict(weights)
+    return model
+
+
+def fitted_positions(trained: torch.Tensor, begun: torch.Tensor, new: str | None) -> torch.Tensor:
+    """Position embeddings for a model that may have fewer positions or more than they were trained for.
+
+    Args:
+        trained: of shape `(trained positions, hidden_size)`.
+        begun: initial ones of the model, of shape `(positions, hidden_size)`.
+        new: for more positions, `interpolate` (linearly along the positions, the first and the last one staying what
+            they are) or `begin` (the trained ones stay, the others are those of `begun`).
+
+    Returns:
+        Of `begun`'s shape.
+    """
+    positions = len(begun)
+    if new == "interpolate":
+        stretched = F.interpolate(trained.T[None], size=positions, mode="linear", align_corners=True)
+        return stretched[0].T
+    return torch.cat([trained[:positions], begun[len(trained) :]])
+
+
 def built_config(recipe: PretrainingRecipe, vocab_size: int | None = None) -> GPTScratchConfig:
     """The recipe's model with its vocabulary rounded up. Ids beyond the tokenizer's are never a target, so the model
     learns not to write them.
@@ -31,11 +68,6 @@ def built_config(recipe: PretrainingRecipe, vocab_size: int | None = None) -> GP
     """
     vocab_size = padded_vocab_size(vocab_size or recipe.model.vocab_size, recipe.pretraining.pad_vocab_to_multiple_of)
     return GPTScratchConfig(**{**recipe.model.to_dict(), "vocab_size": vocab_size})
-
-
-def padded_vocab_size(vocab_size: int, multiple: int | None) -> int:
-    """The smallest multiple that holds the vocabulary; the vocabulary itself where there is no multiple."""
-    return vocab_size if multiple is None else -(-vocab_size // multiple) * multiple
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from ..optimization.matmul import measured_peak
 from ..optimization.precision import autocast_dtype, precision_arguments, set_cpu_matmul_precision, slow_precision
 from ..optimization.schedules import build_schedule
 from ..optimization.steps import accumulation_steps
+from ..parent import check_sizes, in_words, positions_of_parent
 from .flops import model_flops_per_token
 from .memory import parameter_count
 from .micro_batch import available_memory, choose_micro_batch, recipe_memory
@@ -26,9 +27,17 @@ def print_plan(recipe: PretrainingRecipe, processes: int) -> None:
     Raises:
         InputError: the batch is not a whole number of windows, the schedule does not fit, nothing fits in memory.
     """
+    parent = [] if recipe.pretraining.init_from is None else [("parent", plan_of_parent(recipe))]
     print(recipe.dump())
-    for name, text in plan_lines(recipe, processes):
+    for name, text in [*parent, *plan_lines(recipe, processes)]:
         print(f"# {name + ':':12}{text}")
+
+
+def plan_of_parent(recipe: PretrainingRecipe) -> str:
+    """What becomes of the model that is continued, of which no more than its configuration is read."""
+    positions = positions_of_parent(recipe, check_sizes(recipe))
+    tokenizer = "its own" if recipe.data.tokenizer == recipe.pretraining.init_from else recipe.data.tokenizer
+    return f"{recipe.pretraining.init_from}{in_words(positions)}; tokenizer: {tokenizer}"
 
 
 def plan_lines(recipe: PretrainingRecipe, processes: int) -> list[tuple[str, str]]:

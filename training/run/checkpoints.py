@@ -19,10 +19,10 @@ from modeling_gpt_scratch.durable import give_name
 
 from ..errors import InputError
 from ..files import sha256_of, sha256_of_values
-from ..record import CHECKPOINT, STAGING, checkpoints_in, read_metrics, step_of
+from ..record import CHECKPOINT, STAGING, STATE, checkpoints_in, read_metrics, step_of
 
 MANIFEST = "manifest.json"
-OPTIMIZER, SCHEDULER, SCALER, STATE = "optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json"
+OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 # Beside the tensors: code, tokenizer, states of random generators.
 SMALL_FILES_BYTES = 32 * 2**20
 OTHER_VERSION = "it was written by another version of this program"

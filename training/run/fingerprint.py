@@ -6,6 +6,7 @@ from typing import Any
 from configuration.recipe import Recipe
 
 from ..errors import InputError
+from ..files import sha256_of_values
 
 # Group -> the recipe's fields in it, in every program; a program adds its own. Any other field is in the group `other`.
 COMMON_GROUPS = {
@@ -40,6 +41,8 @@ HARMLESS = frozenset(
 # No run goes on with an optimizer that the saved state does not fit: this group cannot be allowed.
 OPTIMIZER = "optimizer"
 OPTIMIZER_FIELDS = ("optim", "weight_decay_on")
+# Nor from other weights than it began with.
+PARENT = "parent"
 
 
 class Groups:
@@ -53,7 +56,7 @@ class Groups:
     def __init__(self, own: Mapping[str, tuple[str, ...]], fixed: Mapping[str, tuple[str, ...]]):
         names = list(dict.fromkeys(["data", *own, *COMMON_GROUPS]))
         self.changeable = {name: (*own.get(name, ()), *COMMON_GROUPS.get(name, ())) for name in names}
-        self.fixed = {**fixed, OPTIMIZER: OPTIMIZER_FIELDS}
+        self.fixed = {**fixed, OPTIMIZER: OPTIMIZER_FIELDS, PARENT: ()}
         self.allowable = (*self.changeable, OTHER)
 
     def group_of(self, name: str, then: Any, now: Any) -> str:
@@ -63,7 +66,12 @@ class Groups:
         return next((group for group, names in groups.items() if name in names), OTHER)
 
     def fingerprint(
-        self, recipe: Recipe, hashes: Mapping[str, str], processes: int, micro_batch: int
+        self,
+        recipe: Recipe,
+        hashes: Mapping[str, str],
+        processes: int,
+        micro_batch: int,
+        parent: Mapping[str, Any] | None = None,
     ) -> dict[str, dict[str, Any]]:
         """What a checkpoint depends on beside the model's own configuration, by groups.
 
@@ -71,11 +79,13 @@ class Groups:
             hashes: group -> the sha256 of what belongs to it beside the recipe, such as the text.
             processes: devices that share the batch.
             micro_batch: examples that each takes at a time.
+            parent: what the run began with, if not with random weights.
         """
         values = recipe.as_dict()
-        # Not what the corpus is called: its hash says what it is, and prepared data may stand in for it.
+        # Not what the corpus and the tokenizer are called: hashes say what they are, and prepared data may stand in for
+        # the one, a parent that has been moved for the other.
         groups = {
-            group: {name: values[name] for name in names if name in values and name != "corpus"}
+            group: {name: values[name] for name in names if name in values and name not in ("corpus", "tokenizer")}
             for group, names in self.changeable.items()
         }
         for group, sha256 in hashes.items():
@@ -83,6 +93,8 @@ class Groups:
         groups["batch"] |= {"processes": processes, "micro_batch": micro_batch}
         groups[OPTIMIZER] = {name: values[name] for name in OPTIMIZER_FIELDS}
         groups[OPTIMIZER]["muon"] = values["muon_learning_rate"] is not None
+        if parent is not None:  # absent, and not empty: checkpoints of random weights stay as they were
+            groups[PARENT] = {"weights_sha256": sha256_of_values(sorted(parent["weights"].values()))}
         return groups
 
     def allowed(self, named: str) -> list[str]:

@@ -65,12 +65,13 @@ class RunFolder:
             changes, self.unknown_settings = program.recipe.differences(self.path / RECIPE)
         except RecipeError as error:
             raise InputError(f"{self.path / RECIPE} cannot be read back: {error}") from None
+        changes |= program.hidden_changes(record)
         groups = program.groups()
         self.harmless_changes = changes.keys() & HARMLESS
         changes = {
             name: (groups.group_of(name, *values), *values)
             for name, values in changes.items()
-            if name not in HARMLESS and name != "output_dir" and not program.is_the_same(name, record["data"])
+            if name not in HARMLESS and name != "output_dir" and not program.is_the_same(name, record)
         }
         groups.refuse_changes(changes, self.allowed, f"output_dir {self.path}")
         self.changed_groups = {group for group, _, _ in changes.values()}
@@ -106,7 +107,14 @@ class RunFolder:
         """What the run has decided for itself when it began; empty before."""
         return (self.record() or {}).get("planned", {})
 
-    def begin(self, data: dict[str, Any], planned: dict[str, Any], step: int = 0, seen: int = 0) -> None:
+    def begin(
+        self,
+        data: dict[str, Any],
+        planned: dict[str, Any],
+        step: int = 0,
+        seen: int = 0,
+        parent: dict[str, Any] | None = None,
+    ) -> None:
         """Writes recipe.yaml and run.json.
 
         A finished run that is to go on keeps its result among `earlier_results`, and is unfinished until the next one.
@@ -116,6 +124,7 @@ class RunFolder:
             planned: the run's sizes, for whoever watches it, and what it has decided for itself and keeps to.
             step: where it sets in.
             seen: tokens, or what else the program counts, trained on before, in this folder or another run's.
+            parent: the weights that it begins with, as its program describes them; a run that has begun keeps its own.
 
         Raises:
             InputError: the run began on other data than `data` describes.
@@ -126,7 +135,7 @@ class RunFolder:
         if record is None:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_recipe()
-            origin = {"program": self.program.name, "parent": self.program.parent()}
+            origin = {"program": self.program.name, "parent": parent}
             self._write_record({**origin, **environment, "starts": [start], "data": data, "planned": planned})
             return
         then, now = self.program.hashes(record["data"]), self.program.hashes(data)

@@ -78,6 +78,7 @@ class _Run:
     def to_the_end(self, resume: str) -> dict[str, Any] | None:
         self.args = self._arguments()
         self._decide()
+        self.parent = self._find_parent()
         self.data = self.program.prepare(self.folder.begun_on(), print)
         self._set_steps()
         schedule = build_schedule(self.recipe, self.args.max_steps)
@@ -124,6 +125,15 @@ class _Run:
         if leads() and (line := slow_precision(self.recipe, device)):
             print(line, file=sys.stderr)
 
+    def _find_parent(self) -> dict[str, Any] | None:
+        """What the run begins with; once it has begun, what it began with, which may be out of reach now."""
+
+        def find() -> dict[str, Any] | None:
+            record = self.folder.record()
+            return self.program.parent() if record is None else record.get("parent")
+
+        return on_first_process(find)
+
     def _set_steps(self) -> None:
         if self.args.max_steps < 0:
             self.args.max_steps = steps_for_epochs(
@@ -133,12 +143,18 @@ class _Run:
             raise InputError(
                 f"{self.folder.path} is finished after {self.finished['steps']:,} steps, and {self.args.max_steps:,} "
                 "are asked for: ask for more (max_steps) to extend it, or choose another output_dir"
+                + self._remedy(", which {} begins with this model")
             )
+
+    def _remedy(self, words: str) -> str:
+        """Advice with `--init_from MODEL` in it, for programs that have the setting."""
+        has_it = "init_from" in self.program.recipe_class.settings()
+        return words.format(f"--init_from {self.folder.model}") if has_it else ""
 
     def _choose_checkpoint(self, resume: str) -> None:
         groups, hashes = self.program.groups(), self.program.hashes(self.data)
         micro_batch = self.args.per_device_train_batch_size
-        fingerprint = groups.fingerprint(self.recipe, hashes, process_count(), micro_batch)
+        fingerprint = groups.fingerprint(self.recipe, hashes, process_count(), micro_batch, self.parent)
         self.checkpoints = Checkpoints(self.folder.path, fingerprint, self.args.save_total_limit)
         self.checkpoint = on_first_process(
             lambda: choose_checkpoint(self.checkpoints, groups, resume, self.folder.allowed, self.args.max_steps)
@@ -147,10 +163,11 @@ class _Run:
             raise InputError(
                 f"{self.folder.path} is finished and has no checkpoint to go on from (save_strategy was no, or they "
                 "were deleted): choose another output_dir to train from the start"
+                + self._remedy(", or from its model ({})")
             )
 
     def _make_trainer(self, schedule: Callable[[int], float]) -> None:
-        model = self.program.make_model()
+        model = self.program.make_model(None if self.checkpoint else self.parent)
         step_size = self.program.step_size(self.examples_per_step)
         self.speed = Speed(self.folder.path, self.program.unit, step_size, self.program.flops_per_unit(model))
         optimization = self.recipe.optimization
@@ -193,7 +210,7 @@ class _Run:
             "muon_dtype": self.muon_dtype,
         }
         if leads():
-            self.folder.begin(self.data, self.planned, step, seen)
+            self.folder.begin(self.data, self.planned, step, seen, self.parent)
             print(
                 f"{self.planned['parameters']:,} parameters, {steps:,} steps of {self.speed.step_size:,} {unit}"
                 + (f", resumed from {self.checkpoint.name}" if self.checkpoint else "")

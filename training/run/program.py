@@ -53,9 +53,14 @@ class Program(ABC):
     def groups(cls) -> Groups:
         return Groups(cls.own_groups, cls.fixed_groups)
 
-    def is_the_same(self, name: str, data: dict[str, Any]) -> bool:
-        """Whether a setting that is written otherwise than in recipe.yaml means what it meant for this data."""
+    def is_the_same(self, name: str, record: dict[str, Any]) -> bool:
+        """Whether a setting that is written otherwise than in recipe.yaml means what it meant for this record's run."""
         return False
+
+    def hidden_changes(self, record: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Setting -> its value then and now, where it is written as in recipe.yaml and yet means something else than it
+        meant for this record's run."""
+        return {}
 
     def check(self, processes: int) -> None:  # noqa: B027  (most programs have nothing to check)
         """Raises InputError where the recipe cannot work with so many processes; before anything else is done."""
@@ -76,6 +81,18 @@ class Program(ABC):
                 raise InputError(f"{name} is {self.recipe.training[name]}, but must be at least 1")
         micro_batch, accumulation = (self.recipe.training[name] for name in names)
         return micro_batch, accumulation
+
+    def parent(self) -> dict[str, Any] | None:
+        """What the run begins with, for run.json; `None`: random weights. Asked once, before it begins.
+
+        Returns:
+            `name` and, on the Hub, its commit as `revision`; `weights`, the sha256 of each file of them; what is known
+            of how they came to be (training/parent.py).
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        return None
 
     @abstractmethod
     def prepare(self, begun_on: dict[str, Any] | None, say: Say) -> dict[str, Any]:
@@ -100,13 +117,17 @@ class Program(ABC):
     def num_examples(self) -> int:
         """Examples of an epoch."""
 
-    def parent(self) -> dict[str, str] | None:
-        """The sha256 of each file of the weights that the run begins with; `None`: random ones."""
-        return None
-
     @abstractmethod
-    def make_model(self) -> PreTrainedModel:
-        """The model that the run begins with."""
+    def make_model(self, parent: dict[str, Any] | None) -> PreTrainedModel:
+        """The model that the run begins with.
+
+        Args:
+            parent: what [`parent`] has said, if its weights are to be loaded; `None`: random ones will do, as there is
+                no parent, or a checkpoint's take their place.
+
+        Raises:
+            InputError: the parent cannot be opened, or has other weights now than it had.
+        """
 
     def step_size(self, examples: int) -> int:
         """The units in a step of so many examples; every step counts as a whole one."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from transformers import TrainerState
 
 from ..errors import InputError
-from .checkpoints import OTHER_VERSION, STATE, Checkpoints, manifest_of, problems_of
-from .fingerprint import Groups
+from ..record import STATE
+from .checkpoints import OTHER_VERSION, Checkpoints, manifest_of, problems_of
+from .fingerprint import PARENT, Groups
 
 
 def choose_checkpoint(
@@ -35,10 +36,13 @@ def choose_checkpoint(
         return None
     manifest = manifest_of(checkpoint)
     step, then = manifest["step"], manifest["fingerprint"]
-    if then.keys() != checkpoints.fingerprint.keys():
+    now = checkpoints.fingerprint
+    if then.keys() - {PARENT} != now.keys() - {PARENT}:
         raise InputError(
             f"{checkpoint} cannot be used: {OTHER_VERSION}; go on with that one, or choose another output_dir"
         )
+    if then.get(PARENT) != now.get(PARENT):
+        raise InputError(_of_another_parent(checkpoint, PARENT in then, PARENT in now))
     if step > max_steps:
         raise InputError(
             f"{checkpoint} has made {step:,} steps, more than the {max_steps:,} that are asked for: ask for more, name "
@@ -46,7 +50,7 @@ def choose_checkpoint(
         )
     changes = {
         name: (group, then[group].get(name), value)
-        for group, values in checkpoints.fingerprint.items()
+        for group, values in now.items()
         for name, value in values.items()
         if then[group].get(name) != value
     }
@@ -54,6 +58,21 @@ def choose_checkpoint(
     for line in [*lines, *checkpoints.set_aside_after(step)]:
         print(line, file=sys.stderr)
     return checkpoint
+
+
+def _of_another_parent(checkpoint: Path, has_one: bool, wants_one: bool) -> str:
+    """Why a run cannot go on from a checkpoint of one that began with other weights."""
+    if not wants_one:
+        return (
+            f"{checkpoint} belongs to a run that began with another model's weights, and this one to begin with random "
+            "ones: name that model by init_from, as its recipe.yaml does"
+        )
+    theirs = "another model's" if has_one else "random ones, and not with another model's"
+    return (
+        f"{checkpoint} belongs to a run that began with {theirs} weights, while init_from says what this one begins "
+        "with: leave out init_from to go on from the checkpoint, or --resume to begin with the model (init_from may "
+        "name the checkpoint itself)"
+    )
 
 
 def _named(resume: str) -> Path:

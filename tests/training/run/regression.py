@@ -63,7 +63,7 @@ class Regression(Program):
     def num_examples(self):
         return len(self.points[::2])
 
-    def make_model(self):
+    def make_model(self, parent):
         set_seed(self.recipe.training["seed"])
         return Line(LineConfig())
 
