@@ -1,8 +1,14 @@
-"""The command line of a tiny run."""
+"""The command line of a tiny run, and models to continue."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+
+from modeling_gpt_scratch.conversion import to_gpt2
+from tests.conftest import TEXT
+from tests.training.continuing import command as continuing
+from training.__main__ import main
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +52,25 @@ def command(texts, tmp_path):
         ]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def continuable(tmp_path_factory, tiny_model, tokenizer) -> Path:
+    """A folder with a text, the library's GPT-2 in `gpt2`, and `first`, a run that has continued it by four steps."""
+    place = tmp_path_factory.mktemp("continuing")
+    (place / "other.txt").write_text(TEXT[::-1] * 20)
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    to_gpt2(tiny_model(vocab_size=400, **special)).save_pretrained(place / "gpt2")
+    tokenizer.save_pretrained(place / "gpt2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main(continuing("first", "gpt2")) == 0
+    return place
+
+
+@pytest.fixture
+def here(continuable, tmp_path, monkeypatch) -> Path:
+    """A test's own copy of `continuable`, to work in."""
+    shutil.copytree(continuable, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

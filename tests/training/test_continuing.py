@@ -7,19 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import constants
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 from benchmarks import faults
 from configuration.pretraining import PretrainingRecipe
-from modeling_gpt_scratch.conversion import to_gpt2
-from tests.conftest import TEXT
+from tests.conversion.test_conversion_sources import write_cache
 from tests.strangers import run_as_stranger
+from tests.training.continuing import command, error_of, record_of
 from tests.training.run.disturbances import interrupt_at
 from training.__main__ import main
-from training.data.tokenizer import train_tokenizer
 from training.files import weights_sha256
 
+pytestmark = pytest.mark.usefixtures("here")
 OPEN = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,55 +28,6 @@ model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True
 ids = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)("Seven ships", return_tensors="pt").input_ids
 print(json.dumps(model(ids).logits[0, -1].tolist()))
 """
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_model, tokenizer) -> Path:
-    """A folder with a text, the library's GPT-2 in `gpt2`, and `first`, a run that has continued it by four steps."""
-    place = tmp_path_factory.mktemp("continuing")
-    (place / "other.txt").write_text(TEXT[::-1] * 20)
-    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    to_gpt2(tiny_model(vocab_size=400, **special)).save_pretrained(place / "gpt2")
-    tokenizer.save_pretrained(place / "gpt2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        assert main(command("first", "gpt2")) == 0
-    return place
-
-
-@pytest.fixture(autouse=True)
-def here(place, tmp_path, monkeypatch) -> Path:
-    """The tests' own copy of it, to work in."""
-    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def command(run: str, init_from: str | None = None, **options) -> list[str]:
-    values = {
-        "init_from": init_from,
-        "corpus": "other.txt",
-        "output_dir": run,
-        "tokens_per_step": 256,
-        "per_device_train_batch_size": 2,
-        "max_steps": 4,
-        "save_steps": 2,
-        "logging_steps": 1,
-        "learning_rate": "1e-3",
-        "eval_on_start": True,
-        "disable_tqdm": True,
-    } | options
-    return ["pretrain", *(t for name, value in values.items() if value is not None for t in (f"--{name}", str(value)))]
-
-
-def error_of(capsys, argv: list[str]) -> str:
-    capsys.readouterr()
-    assert main(argv) == 2
-    return capsys.readouterr().err
-
-
-def record_of(run: str) -> dict:
-    return json.loads(Path(run, "run.json").read_text())
 
 
 def logits_of(folder: str | Path, length: int = 32) -> torch.Tensor:
@@ -127,68 +79,6 @@ def test_whatever_type_its_weights_are_stored_in_and_in_however_many_files_they_
     assert {tensor.dtype for tensor in load_file("whole/model/model.safetensors").values()} == {torch.float32}
     torch.testing.assert_close(logits_of("whole/model"), logits_of("halves"), atol=1e-5, rtol=0)
     assert len(record_of("whole")["parent"]["weights"]) > 1
-
-
-def test_sizes_that_are_not_the_models_are_named(capsys):
-    lines = error_of(
-        capsys, command("x", "first/model", model="demo", pad_vocab_to_multiple_of=128, max_position_embeddings=64)
-    ).splitlines()
-    assert [line.split(", whose")[0] for line in lines] == [
-        "error: hidden_size is 256, but 32 in first/model",
-        "error: num_hidden_layers is 4, but 2 in first/model",
-        "error: vocab_size, rounded up by pad_vocab_to_multiple_of 128, is 4096, but 400 in first/model",
-    ]
-    # A recipe that says all is compared when the weights are opened.
-    Path("whole.yaml").write_text(Path("first/recipe.yaml").read_text().replace("hidden_size: 32", "hidden_size: 64"))
-    for words in (["--dry_run"], []):
-        error = error_of(capsys, ["pretrain", "whole.yaml", "--init_from", "first/model", "--output_dir", "x", *words])
-        assert "hidden_size is 64, but 32 in first/model" in error
-    assert not Path("x").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"initialization": "pytorch"}, "initialization is pytorch, but the weights come from init_from"),
-        ({"initialization_seed": 3}, "initialization_seed is set, but the weights come from init_from"),
-        ({"tokenizer": "train"}, "tokenizer is train, but the model that init_from names knows the ids of its own"),
-        ({"init_from_revision": "main"}, "init_from_revision is set, but first/model is here and not on the Hub"),
-        ({"new_positions": "begin"}, "new_positions is begin, but first/model has all 64 positions"),
-        ({"max_position_embeddings": 128}, "first/model has 64 trained positions: set new_positions to interpolate"),
-        ({"init_from": None, "model": "demo", "new_positions": "begin"}, "is for a model that is continued"),
-        ({"init_from": None}, "model is missing: name a size, or by init_from a model to continue"),
-        ({"init_from": "first"}, "init_from is first, which is a run folder: name its `model` folder or one of its"),
-        ({"init_from": "./absent/model"}, "init_from is ./absent/model, which cannot be opened: absent/model does not"),
-        ({"init_from": "damaged"}, "init_from damaged cannot be used: optimizer.pt has other bytes than were written"),
-        ({"init_from": "bare"}, "bare holds no tokenizer: name by `tokenizer` the one that it was trained with"),
-        ({"tokenizer": "another"}, "the tokenizer another is not that of first/model: "),
-    ],
-)
-def test_what_cannot_stand_beside_a_model_to_continue_is_refused(options, message, capsys):
-    shutil.copytree("first/checkpoint-4", "damaged")
-    state = bytearray(Path("damaged/optimizer.pt").read_bytes())
-    state[-100] ^= 1
-    Path("damaged/optimizer.pt").write_bytes(state)
-    shutil.copytree("gpt2", "bare", ignore=shutil.ignore_patterns("tokenizer*"))
-    train_tokenizer(iter(["other words than those"]), 300).save_pretrained("another")
-    assert message in error_of(capsys, command("x", **{"init_from": "first/model"} | options))
-    assert not Path("x").exists()
-
-
-def test_a_recipe_with_an_empty_name_is_refused(capsys):
-    Path("empty.yaml").write_text('init_from: ""\n')
-    assert "error: init_from is empty\n" in error_of(capsys, ["pretrain", "empty.yaml", *command("x")[1:]])
-
-
-def test_data_prepared_with_another_tokenizer_is_refused(capsys):
-    assert main(command("fresh", model="demo", vocab_size=300, max_position_embeddings=64, max_steps=1)) == 0
-    (data,) = Path("data").glob(f"{record_of('fresh')['data']['folder']}")
-    assert "was prepared otherwise" in error_of(capsys, command("x", "first/model", corpus=data))
-    shutil.copytree(data / "tokenizer", "its-own")
-    assert "is not that of first/model" in error_of(
-        capsys, command("x", "first/model", corpus=data, tokenizer="its-own")
-    )
-    assert not Path("x").exists()
 
 
 def test_more_positions_are_interpolated_or_begin_anew_and_fewer_are_the_first(capsys):
@@ -287,3 +177,22 @@ def test_a_runs_recipe_reads_back_where_the_model_is_gone():
     recipe = PretrainingRecipe.load(Path("first/recipe.yaml"), {})
     assert (recipe.model.hidden_size, recipe.data.tokenizer) == (32, "gpt2")
     assert recipe.differences(Path("first/recipe.yaml")) == ({}, [])
+
+
+def test_a_run_keeps_to_the_commit_on_the_hub_that_it_began_with(here, monkeypatch, capsys):
+    hub = write_cache(here / "cache", "bob/base", {"main": "a" * 40, "old": "b" * 40})
+    shutil.copytree("first/model", hub / ("a" * 40))
+    shutil.copytree("first/checkpoint-2", hub / ("b" * 40))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(here / "cache"))
+    assert main(command("calm", "first/model")) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1)
+        assert main(command("run", "bob/base")) == 130
+    (hub.parent / "refs" / "main").write_text("b" * 40)
+    assert main(command("run", "bob/base")) == 0
+    assert faults.ending(Path("run"))[0] == faults.ending(Path("calm"))[0]
+    parent = record_of("run")["parent"]
+    assert (parent["name"], parent["revision"]) == ("bob/base", "a" * 40)
+    assert "init_from_revision was None, now 'old'" in error_of(
+        capsys, command("run", "bob/base", init_from_revision="old", max_steps=6)
+    )
