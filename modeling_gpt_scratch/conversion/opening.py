@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from ..configuration_gpt_scratch import GPTScratchConfig
 from ..modeling_gpt_scratch import GPTScratchForCausalLM
 from .checks import ConversionError
-from .formats import FORMATS, recognise
+from .formats import FORMATS, recognise, without_prefix
 from .gpt2 import fields_of_gpt2
 from .logits import compare_logits
 from .source import find_checkpoint, find_source, load_checkpoint, read_json
@@ -71,16 +71,18 @@ def open_model(place: Path) -> GPTScratchForCausalLM:
     """The model of a source in its own dtype, in evaluation mode, after its logits are found to be the source's.
 
     Raises:
-        `ConversionError`: it is of no format that can be read without being told more, is damaged, or its logits are
-            not finite.
+        `ConversionError`: it is of no format that can be read without being told more, is damaged or a classifier, or
+            its logits are not finite.
     """
     try:
-        checkpoint = load_checkpoint(find_checkpoint(place))
-        model, reference = FORMATS[recognise(place, checkpoint, None)].read(checkpoint)
+        checkpoint = without_prefix(load_checkpoint(find_checkpoint(place)))
+        reading = FORMATS[recognise(place, checkpoint, None)].read(checkpoint)
     except (OSError, SafetensorError) as error:  # the latter: a damaged file
         raise ConversionError(f"{place} cannot be read: {error}") from error
-    compare_logits(model, reference)
-    return model
+    if not isinstance(reading.model, GPTScratchForCausalLM):
+        raise ConversionError(f"{place} is a classifier, and no language model")
+    compare_logits(reading.model, reading.reference)
+    return reading.model
 
 
 def _config_file(name: str, revision: str | None) -> Path:

@@ -136,7 +136,7 @@ def test_a_step_that_is_left_out_changes_no_weight(argv, tmp_path, monkeypatch):
 
 
 def test_training_that_breaks_down_stops_and_leaves_no_model(command, tmp_path, capsys):
-    assert main(command(learning_rate="1e30", muon_learning_rate=None, max_grad_norm=0)) == 1
+    assert main(command(learning_rate="1e6", weight_decay="1e6", muon_learning_rate=None, max_grad_norm=0)) == 1
     errors = capsys.readouterr().err
     assert re.search(r"error: training broke down in step \d: the gradient norm is (inf|nan); no weight was", errors)
     assert not (tmp_path / "run" / "model").exists()
