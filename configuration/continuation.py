@@ -10,6 +10,7 @@ from modeling_gpt_scratch.conversion.opening import read_sizes
 
 from .recipe import portable
 from .recipe_file import RESOLVED, RecipeError, read_recipe_file
+from .yaml_values import Plain, read_value
 
 # What the weights are made for. Dropouts and the like are settings of a run, which a recipe may choose anew.
 SIZES = (
@@ -125,7 +126,8 @@ def _settings_of_begun_run(values: Mapping[str, Any]) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        begun = read_recipe_file(file)
+        written = read_recipe_file(file)[-1]
     except RecipeError:
         return None
+    begun = {name: read_value(value) if isinstance(value, Plain) else value for name, value in written.items()}
     return begun if begun.get("init_from") == portable(values["init_from"]) else None

@@ -37,7 +37,7 @@ def logits_of(folder: str | Path, length: int = 32) -> torch.Tensor:
 
 
 def test_a_run_that_learns_nothing_leaves_the_librarys_gpt2_as_it_was_and_a_stranger_opens_it(here):
-    assert main(command("still", "gpt2", learning_rate="0", residual_dropout=0.25, max_steps=2)) == 0
+    assert main(command("still", "gpt2", learning_rate="1e-12", residual_dropout=0.25, max_steps=2)) == 0
     logits = logits_of("gpt2")
     torch.testing.assert_close(logits_of("still/model"), logits, atol=1e-5, rtol=0)  # fp32, another order of sums
     settings = json.loads(Path("still/model/config.json").read_text())
@@ -75,7 +75,7 @@ def test_whatever_type_its_weights_are_stored_in_and_in_however_many_files_they_
     model.save_pretrained("halves", max_shard_size="50KB")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(f"gpt2/{name}", "halves")
-    assert main(command("whole", "halves", learning_rate="0", max_steps=1)) == 0
+    assert main(command("whole", "halves", learning_rate="1e-12", max_steps=1)) == 0
     assert {tensor.dtype for tensor in load_file("whole/model/model.safetensors").values()} == {torch.float32}
     torch.testing.assert_close(logits_of("whole/model"), logits_of("halves"), atol=1e-5, rtol=0)
     assert len(record_of("whole")["parent"]["weights"]) > 1
@@ -84,7 +84,7 @@ def test_whatever_type_its_weights_are_stored_in_and_in_however_many_files_they_
 def test_more_positions_are_interpolated_or_begin_anew_and_fewer_are_the_first(capsys):
     name = "model.embed_positions.weight"
     trained = load_file("first/model/model.safetensors")[name]
-    frozen = {"learning_rate": "0", "max_steps": 1, "initializer_range": 0.01}
+    frozen = {"learning_rate": "1e-12", "max_steps": 1, "initializer_range": 0.01}
     found = {}
     for positions, new in ((127, "interpolate"), (128, "begin"), (32, None)):
         size = {"max_position_embeddings": positions, "new_positions": new, "tokens_per_step": 2 * positions}
