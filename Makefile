@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= train,data,finetune,evaluate,export,gguf,llama,quantize,track,dev
+EXTRAS ?= train,data,finetune,evaluate,export,gguf,llama,quantize,space,track,dev
 PY := $(VENV)/bin/python
 
 .PHONY: demo test canary lint environment floor

@@ -3,12 +3,13 @@
 nothing and says why.
 
 A release is prepared (publishing/contents.py lists what it holds), opened in a fresh process as a stranger would,
-sent in one commit, and opened again from there.
+sent in one commit, and opened again from there. --space puts a Gradio app beside it, which is tried before.
 """
 
 import argparse
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from huggingface_hub.utils import validate_repo_id
 
 from modeling_gpt_scratch.output import escape_unprintable
 from publishing.client import PublishError
-from publishing.commit import Commit
+from publishing.commit import Commit, refuse_another_space
 from publishing.environments import read_versions
 from publishing.publish import numbered, publish
 from publishing.release import FIRST_TAG, Release, describe, prepare_release, staging_folder
 from publishing.repository import Repository
+from publishing.space import NO_COMMIT, gradio_version, publish_space, write_space
 from publishing.verification import check_release
+from publishing.visit import check_space
 from training.errors import InputError
 
 REFERENCE = re.compile(r"(?!.*(\.\.|//|\.lock$))\w([\w./+-]*[\w+-])?")
@@ -102,12 +105,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="results of lm-eval for the card (results_*.json); may be repeated",
     )
+    parser.add_argument(
+        "--space",
+        metavar="OWNER/NAME",
+        nargs="?",
+        const="",
+        help="also publish a Gradio Space that writes with this commit of the model (default: of the model's name)",
+    )
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.repo_id is None and options.dry_run:
         options.repo_id = "owner/model"
+    if options.space == "":
+        options.space = options.repo_id
     _check_options(options)
     others = read_versions(options.check_with) if options.check_with else ()
     repository = None
@@ -116,6 +128,7 @@ def _run(options: argparse.Namespace) -> int:
             options.repo_id, private=options.private, revision=options.revision, create_pr=options.create_pr
         )
         repository.require_access()
+    space = None if options.dry_run or not options.space else _space(options, repository)
     print(f"preparing {options.model}, and opening it in a process without this project", flush=True)
     with staging_folder(options.model) as folder:
         release = prepare_release(
@@ -134,9 +147,45 @@ def _run(options: argparse.Namespace) -> int:
         if repository is not None and not (options.tag or options.create_pr):
             release = numbered(release, repository)
         _show(release, opened, options)
+        if options.space:
+            _try_space(release, options)
         if repository is not None:
-            _report(release, repository, publish(release, repository))
+            commit = publish(release, repository)
+            _report(release, repository, commit)
+            if space is not None:
+                _publish_space(release, repository, commit, space)
     return 0
+
+
+def _space(options: argparse.Namespace, repository: Repository) -> Repository:
+    """The Space to publish to, which is as private as the model.
+
+    Raises:
+        InputError: this token may not publish there, or it is another's Space.
+    """
+    space = Repository(options.space, kind="space", private=options.private or repository.is_private())
+    refuse_another_space(space)
+    return space
+
+
+def _try_space(release: Release, options: argparse.Namespace) -> None:
+    """Starts the Space before anything is sent, and says what it holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_space(Path(folder), release, NO_COMMIT)
+        print(f"the Space, started here, answers {check_space(files, release, NO_COMMIT)!r}")
+        print(f"{'would be' if options.dry_run else 'to be'} published as the Space {options.space}:")
+        for path, file in files.items():
+            print(f"  {file.stat().st_size:>13,} bytes  {path}")
+
+
+def _publish_space(release: Release, repository: Repository, commit: Commit, space: Repository) -> None:
+    space.private = repository.is_private()
+    with tempfile.TemporaryDirectory() as folder:
+        made = publish_space(write_space(Path(folder), release, commit.id), space)
+    print(f"Space {'committed' if made.is_new else 'unchanged'} and verified: {made.id}; the Hub builds it now")
+    if space.private:
+        print("a private model's Space needs a secret HF_TOKEN that can read the model: add it on its settings page")
+    print(space.url)
 
 
 def _show(release: Release, opened: list[dict[str, Any]], options: argparse.Namespace) -> None:
@@ -164,7 +213,7 @@ def _report(release: Release, repository: Repository, commit: Commit) -> None:
 def _check_options(options: argparse.Namespace) -> None:
     if options.repo_id is None:
         raise InputError("OWNER/NAME is missing: where shall the model go? (--dry-run needs none)")
-    for repo_id in filter(None, (options.repo_id, options.base_model)):
+    for repo_id in filter(None, (options.repo_id, options.base_model, options.space)):
         if repo_id.count("/") != 1:
             raise InputError(f"{repo_id} is no repository's name: write OWNER/NAME")
         try:
@@ -178,6 +227,10 @@ def _check_options(options: argparse.Namespace) -> None:
         raise InputError(f"--tag {options.tag} is the branch's name, which only one of the two can have: name another")
     if options.license is not None and not LICENSE.fullmatch(options.license):
         raise InputError(f"--license {options.license} is no licence's name on the Hub: such as mit, apache-2.0, other")
+    if options.space:
+        gradio_version()
+    if options.create_pr and options.space:
+        raise InputError("--space shows a commit of a branch, and --create-pr makes none: publish it when it is merged")
     if options.create_pr and options.tag:
         raise InputError("--tag names a commit of a branch, and --create-pr makes none: tag it when it is merged")
     if options.create_pr and options.private:

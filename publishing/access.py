@@ -5,7 +5,7 @@ from typing import Any
 from training.errors import InputError
 
 
-def refuse_without_right(who: dict[str, Any], repo_id: str, create_pr: bool) -> None:
+def refuse_without_right(who: dict[str, Any], repo_id: str, kind: str, create_pr: bool) -> None:
     """Reads whoami's answer, because `create_repo(exist_ok=True)` succeeds without any right on what exists.
 
     Raises:
@@ -31,7 +31,8 @@ def refuse_without_right(who: dict[str, Any], repo_id: str, create_pr: bool) -> 
         rights = {
             right
             for scope in scopes
-            if scope.get("entity", {}).get("name") in (owner, repo_id)
+            for entity in [scope.get("entity", {})]
+            if entity.get("name") == owner or (entity.get("name") == repo_id and entity.get("type", kind) == kind)
             for right in scope.get("permissions", [])
         }
         if not any(right.startswith("repo.") and not right.endswith("read") for right in rights):

@@ -17,11 +17,13 @@ from training.errors import InputError
 
 from .client import AS_BEFORE, UNKNOWN
 from .contents import is_stale
-from .repository import Repository, differences
+from .repository import Repository
 
 COMMIT_TITLE = "Publish with gpt-scratch"
 # What `from_pretrained` runs or loads although it belongs to no release.
 INTRUDERS = re.compile(r".*\.py|adapter_config\.json|adapter_model\..*")
+# What the Hub itself puts into a new Space.
+UNTOUCHED_SPACE = {".gitattributes", "README.md"}
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,13 @@ def _plan(repository: Repository, files: dict[str, Path]) -> Plan:
     repository.create_branch()
     parent = repository.head(repository.revision)
     there = repository.tree(parent)
-    changed, deleted = differences(files, there)
-    _refuse_intruders(repository, files, there)
-    if "config.json" in there:
-        _refuse_another_model(repository, parent)
+    changed, deleted = repository.differences(files, there)
+    if repository.kind == "space":
+        _refuse_another_space(repository, parent, there)
+    else:
+        _refuse_intruders(repository, files, there)
+        if "config.json" in there:
+            _refuse_another_model(repository, parent)
     return Plan(files, parent, tuple(changed), tuple(deleted))
 
 
@@ -113,8 +118,8 @@ def _attempt(
     repository: Repository, plan: Plan, operations: list[CommitOperationAdd | CommitOperationDelete]
 ) -> Commit:
     info = repository.client.api.create_commit(
-        repository.repo_id,
-        operations,
+        operations=operations,
+        **repository.place,
         commit_message=COMMIT_TITLE,
         revision=repository.revision,
         create_pr=repository.create_pr,
@@ -137,7 +142,7 @@ def _find_out(repository: Repository, plan: Plan) -> Commit | None:
         return found
     if repository.differing_files(plan.files, head):
         raise InputError(
-            f"{repository.repo_id} was changed by somebody else meanwhile (its {repository.revision} is now {head}): "
+            f"{repository.title} was changed by somebody else meanwhile (its {repository.revision} is now {head}): "
             "look at that, and run the same command again to publish on top of it"
         )
     return Commit(head, deleted=plan.deleted)
@@ -148,7 +153,7 @@ def _find_request(repository: Repository, files: dict[str, Path]) -> Commit | No
 
     def read_requests() -> list[Any]:
         found = repository.client.api.get_repo_discussions(
-            repository.repo_id, author=repository.user, discussion_type="pull_request", discussion_status="open"
+            **repository.place, author=repository.user, discussion_type="pull_request", discussion_status="open"
         )
         return [request for request in found if request.title == COMMIT_TITLE]
 
@@ -183,8 +188,7 @@ def _refuse_another_model(repository: Repository, commit: str) -> None:
         InputError: it is another model's.
     """
     client, repo_id = repository.client, repository.repo_id
-    history = client.call("reading the commits", client.api.list_repo_commits, repo_id, revision=commit)
-    if any(made.title.startswith(COMMIT_TITLE) for made in history):
+    if _is_ours(repository, commit):
         return
     with tempfile.TemporaryDirectory() as folder:
         download, where = client.api.hf_hub_download, {"revision": commit, "local_dir": folder}
@@ -198,3 +202,30 @@ def _refuse_another_model(repository: Repository, commit: str) -> None:
             f"{repo_id} holds another model (model_type {model_type}): choose another repository, or delete its files "
             "there first"
         )
+
+
+def refuse_another_space(repository: Repository) -> None:
+    """Looks whose Space has this name, if any has; changes nothing.
+
+    Raises:
+        InputError: it is not one of this project's.
+    """
+    if repository.require_access():
+        head = repository.head(repository.revision)
+        _refuse_another_space(repository, head, repository.tree(head))
+
+
+def _refuse_another_space(repository: Repository, commit: str, there: dict[str, Any]) -> None:
+    others = sorted(there.keys() - UNTOUCHED_SPACE)
+    if others and not _is_ours(repository, commit):
+        raise InputError(
+            f"{repository.title} holds something else ({', '.join(others)}): choose another name (--space OWNER/NAME), "
+            "or delete that Space first"
+        )
+
+
+def _is_ours(repository: Repository, commit: str) -> bool:
+    """Whether this command has ever published there."""
+    client = repository.client
+    history = client.call("reading the commits", client.api.list_repo_commits, **repository.place, revision=commit)
+    return any(made.title.startswith(COMMIT_TITLE) for made in history)

@@ -1,4 +1,4 @@
-"""A model repository of the Hub: whether one may publish there, what it holds, its branches and tags."""
+"""A repository of the Hub, a model's or a Space: who may publish there, what it holds, its branches and tags."""
 
 import re
 from collections.abc import Callable
@@ -15,13 +15,15 @@ from .client import Client, PublishError
 from .contents import is_stale
 
 VERSION = re.compile(r"v([1-9][0-9]*)")
+Kind = Literal["model", "space"]
 
 
 class Repository:
-    """A model repository of the Hub, and the place in it to publish to.
+    """A repository of the Hub, and the place in it to publish to.
 
     Args:
         repo_id: `owner/name`.
+        kind: a model, or a Space with Gradio; the two have names of their own.
         private: whether a new repository is made private.
         revision: the branch; made where there is none.
         create_pr: open a pull request on it instead.
@@ -35,6 +37,7 @@ class Repository:
         self,
         repo_id: str,
         *,
+        kind: Kind = "model",
         private: bool = False,
         revision: str = "main",
         create_pr: bool = False,
@@ -43,6 +46,9 @@ class Repository:
         say: Callable[[str], object] = print,
     ):
         self.repo_id = repo_id
+        self.kind = kind
+        self.place = {"repo_id": repo_id, "repo_type": kind}  # for the client's calls
+        self.title = repo_id if kind == "model" else f"the Space {repo_id}"
         self.private = private
         self.revision = revision
         self.create_pr = create_pr
@@ -51,7 +57,7 @@ class Repository:
 
     @property
     def url(self) -> str:
-        return f"{self.client.api.endpoint}/{self.repo_id}"
+        return f"{self.client.api.endpoint}/{'spaces/' if self.kind == 'space' else ''}{self.repo_id}"
 
     def require_access(self) -> bool:
         """Makes sure that this token may publish here; changes nothing. Returns whether the repository exists.
@@ -61,7 +67,7 @@ class Repository:
         """
         if not self.user:
             who = self.client.call("asking who the token belongs to", self.client.api.whoami)
-            refuse_without_right(who, self.repo_id, self.create_pr)
+            refuse_without_right(who, self.repo_id, self.kind, self.create_pr)
             self.user = who["name"]
         info = self._info()
         if info is None and self.create_pr:
@@ -70,7 +76,7 @@ class Repository:
             )
         if info is not None and self.private and not info.private:
             raise InputError(
-                f"{self.repo_id} is public, and publishing does not change that: make it private on its settings "
+                f"{self.title} is public, and publishing does not change that: make it private on its settings "
                 "page, or choose another name"
             )
         return info is not None
@@ -81,9 +87,10 @@ class Repository:
             return
         # exist_ok: an attempt may have failed after the work was done.
         create, private = self.client.api.create_repo, self.private or None  # None: as the organization's default says
-        self.client.call("creating the repository", create, self.repo_id, private=private, exist_ok=True)
+        sdk = "gradio" if self.kind == "space" else None
+        self.client.call(f"creating {self.title}", create, **self.place, private=private, space_sdk=sdk, exist_ok=True)
         if not self.require_access():
-            raise PublishError(f"{self.repo_id} was created, but cannot be seen: run the same command again")
+            raise PublishError(f"{self.title} was created, but cannot be seen: run the same command again")
 
     def create_branch(self) -> None:
         """Makes the branch where there is none.
@@ -91,12 +98,12 @@ class Repository:
         Raises:
             InputError: its name is a tag's.
         """
-        refs = self.client.call("reading the branches", self.client.api.list_repo_refs, self.repo_id)
+        refs = self.client.call("reading the branches", self.client.api.list_repo_refs, **self.place)
         if any(ref.name == self.revision for ref in refs.tags):
             raise InputError(f"{self.revision} is a tag of {self.repo_id}, not a branch: name another --revision")
         if not any(ref.name == self.revision for ref in refs.branches):
             create = self.client.api.create_branch
-            self.client.call("creating the branch", create, self.repo_id, branch=self.revision, exist_ok=True)
+            self.client.call("creating the branch", create, **self.place, branch=self.revision, exist_ok=True)
 
     def is_private(self) -> bool:
         info = self._info()
@@ -106,7 +113,7 @@ class Repository:
         """The newest commit of a branch, tag or pull request."""
         info = self._info(revision)
         if info is None:
-            raise PublishError(f"{self.repo_id} has no {revision}, or not any more")
+            raise PublishError(f"{self.title} has no {revision}, or not any more")
         return info.sha
 
     def tag(self, name: str) -> str | None:
@@ -131,7 +138,7 @@ class Repository:
         """
         # exist_ok: an attempt may have failed after the work was done.
         tag = self.client.api.create_tag
-        self.client.call("creating the tag", tag, self.repo_id, tag=name, revision=commit, exist_ok=True)
+        self.client.call("creating the tag", tag, **self.place, tag=name, revision=commit, exist_ok=True)
         named = self.tag(name)
         if named != commit:
             raise InputError(f"the tag {name} names {named}, not this commit ({commit}): choose a new name")
@@ -140,22 +147,28 @@ class Repository:
         """Path -> what the Hub says of the file."""
 
         def read_tree() -> dict[str, Any]:
-            entries = self.client.api.list_repo_tree(self.repo_id, recursive=True, revision=commit)
+            entries = self.client.api.list_repo_tree(**self.place, recursive=True, revision=commit)
             return {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
 
         return self.client.call("reading the repository's files", read_tree)
 
     def differing_files(self, files: dict[str, Path], commit: str) -> list[str]:
         """Paths that a commit does not hold as they are here, and stale ones that it still holds."""
-        changed, deleted = differences(files, self.tree(commit))
+        changed, deleted = self.differences(files, self.tree(commit))
         return [*changed, *deleted]
+
+    def differences(self, files: dict[str, Path], there: dict[str, Any]) -> tuple[list[str], list[str]]:
+        """Paths to upload and paths to delete, so that a tree holds the files, and of a model nothing stale."""
+        changed = [path for path, file in files.items() if path not in there or not _is_same(file, there[path])]
+        stale = [path for path in there if path not in files and self.kind == "model" and is_stale(path)]
+        return changed, stale
 
     def _names(self, kind: Literal["tags", "branches"]) -> list[str]:
         """The names of the tags or branches; none where there is no repository."""
 
         def read_names() -> list[str]:
             try:
-                return [ref.name for ref in getattr(self.client.api.list_repo_refs(self.repo_id), kind)]
+                return [ref.name for ref in getattr(self.client.api.list_repo_refs(**self.place), kind)]
             except RepositoryNotFoundError:
                 return []
 
@@ -164,17 +177,11 @@ class Repository:
     def _info(self, revision: str | None = None) -> Any:
         def read_info() -> Any:
             try:
-                return self.client.api.model_info(self.repo_id, revision=revision)
+                return self.client.api.repo_info(**self.place, revision=revision)
             except (RepositoryNotFoundError, RevisionNotFoundError):
                 return None
 
-        return self.client.call("looking for the repository", read_info)
-
-
-def differences(files: dict[str, Path], there: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Paths to upload and paths to delete, so that a tree becomes the release."""
-    changed = [path for path, file in files.items() if path not in there or not _is_same(file, there[path])]
-    return changed, [path for path in there if path not in files and is_stale(path)]
+        return self.client.call(f"looking for {self.title}", read_info)
 
 
 def _is_same(file: Path, entry: Any) -> bool:

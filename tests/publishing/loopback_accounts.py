@@ -13,6 +13,11 @@ Right = Literal["read", "write"]
 FINE_GRAINED = {"read": {"repo.content.read", "repo.write"}, "write": {"repo.write"}}
 
 
+def owner_of(repo: str) -> str:
+    """Of alice/model, and of spaces/alice/model too."""
+    return repo.split("/")[-2]
+
+
 @dataclass(frozen=True)
 class Token:
     """Whose it is, and what of that person's rights it carries."""
@@ -24,7 +29,9 @@ class Token:
     def grants(self, right: Right, repo: str) -> bool:
         if self.role != "fineGrained":
             return right == "read" or self.role == "write"
-        names = {("user", repo.split("/")[0]), ("org", repo.split("/")[0]), ("model", repo)}
+        kind = "space" if repo.startswith("spaces/") else "model"
+        owner = owner_of(repo)
+        names = {("user", owner), ("org", owner), (kind, repo.removeprefix("spaces/"))}
         return any(
             (scope["entity"]["type"], scope["entity"]["name"]) in names
             and FINE_GRAINED[right] & set(scope["permissions"])

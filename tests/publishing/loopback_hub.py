@@ -1,4 +1,4 @@
-"""A Hub on 127.0.0.1 for tests: models, accounts, commits and downloads, for the client as it is installed.
+"""A Hub on 127.0.0.1 for tests: models, Spaces, accounts, commits and downloads, for the client as it is installed.
 
 `python tests/publishing/loopback_hub.py` starts one by hand.
 """
@@ -18,6 +18,7 @@ from urllib.parse import quote
 if __name__ == "__main__":  # a script's own folder is on the path, not the folder above it
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.publishing.loopback_accounts import owner_of
 from tests.publishing.loopback_models import Models
 from tests.publishing.loopback_repository import File, Repository, put
 from tests.publishing.loopback_requests import RefusalError, Reply, Request, ranged
@@ -63,7 +64,7 @@ class LoopbackHub(Models):
                     repository.objects[changed[path].sha256] = changed[path]
                 else:
                     put(changed, path, File(content))
-            repository.move(branch, repository.write(message, "", repo.split("/")[0], parent.id, changed))
+            repository.move(branch, repository.write(message, "", owner_of(repo), parent.id, changed))
             return repository.commit_at(branch).id
 
     def large_file(self, content: bytes) -> File:

@@ -1,12 +1,17 @@
-"""Model repositories of the loopback Hub: who may see and change them, what they hold, and their references."""
+"""Models and Spaces of the loopback Hub: who may see and change them, what they hold, and their references."""
 
 import re
 from typing import Literal
 
-from tests.publishing.loopback_accounts import Accounts, Token
+from tests.publishing.loopback_accounts import Accounts, Token, owner_of
 from tests.publishing.loopback_repository import Commit, Repository
 from tests.publishing.loopback_requests import RefusalError, Reply, Request
 from tests.publishing.loopback_server import route
+
+
+def repository_named(wanted: dict, namespace: str) -> str:
+    """What a request to make or delete a repository means."""
+    return f"{'spaces/' if wanted.get('type') == 'space' else ''}{namespace}/{wanted['name']}"
 
 
 class Models(Accounts):
@@ -17,7 +22,7 @@ class Models(Accounts):
     def create(self, repo: str, private: bool = False) -> Repository:
         """A repository made on the server's side."""
         with self.lock:
-            self.repositories[repo] = Repository(repo, repo.split("/")[0], private)
+            self.repositories[repo] = Repository(repo, owner_of(repo), private)
             return self.repositories[repo]
 
     # Who may do what.
@@ -26,7 +31,7 @@ class Models(Accounts):
         repository = self.repositories.get(repo)
         if right == "read" and repository and not repository.private:
             return True
-        return token is not None and token.grants(right, repo) and self.is_member(token.user, right, repo.split("/")[0])
+        return token is not None and token.grants(right, repo) and self.is_member(token.user, right, owner_of(repo))
 
     def readable(self, request: Request, repo: str) -> Repository:
         """The repository, which is as good as missing for people who may not see it."""
@@ -59,7 +64,9 @@ class Models(Accounts):
         token = self.account(request, required=True)
         wanted = request.json()
         namespace = wanted.get("organization") or token.user
-        repo = f"{namespace}/{wanted['name']}"
+        repo = repository_named(wanted, namespace)
+        if wanted.get("type") == "space" and "sdk" not in wanted:
+            raise RefusalError(400, "Invalid input: sdk is required for a Space")
         url = f"{self.endpoint}/{repo}"
         # The real Hub says so to everybody who can see the repository, whatever their rights on it.
         if repo in self.repositories and self.may(token, "read", repo):
@@ -68,13 +75,13 @@ class Models(Accounts):
             message = f'You don\'t have the rights to create a model under the namespace "{namespace}"'
             raise RefusalError(403, message)
         self.create(repo, private=bool(wanted.get("private")) or wanted.get("visibility") == "private")
-        return {"url": url, "name": repo, "id": repo}
+        return {"url": url, "name": wanted["name"], "id": repo}
 
     @route("DELETE", "/api/repos/delete")
     def delete_repository(self, request: Request):
         wanted = request.json()
         token = self.account(request, required=True)
-        repository = self.writable(request, f"{wanted.get('organization') or token.user}/{wanted['name']}")
+        repository = self.writable(request, repository_named(wanted, wanted.get("organization") or token.user))
         del self.repositories[repository.name]
         return b"OK"
 
@@ -94,7 +101,8 @@ class Models(Accounts):
             for name, repository in self.repositories.items()
             if self.may(token, "read", name)
             and query.get("search", "") in name
-            and query.get("author", name.split("/")[0]) == name.split("/")[0]
+            and query.get("author", owner_of(name)) == owner_of(name)
+            and not name.startswith("spaces/")
         ]
 
     @route("GET", "/api/models/{repo}")

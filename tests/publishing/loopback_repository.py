@@ -1,4 +1,4 @@
-"""A model repository in memory, with git's own ids: files, commits, branches, tags and pull requests."""
+"""A repository in memory, with git's own ids: files, commits, branches, tags and pull requests."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -24,6 +24,8 @@ GIT_ATTRIBUTES = b"".join(
 )
 
 
+# What the Hub writes of a new Space.
+SPACE_CARD = b"---\ntitle: Space\nsdk: gradio\napp_file: app.py\n---\n"
 # Images are large files too; the Hub adds them to .gitattributes one by one when they are committed.
 IMAGES = ("*.gif", "*.jpeg", "*.jpg", "*.png", "*.webp")
 
@@ -110,7 +112,7 @@ class PullRequest:
 
 
 class Repository:
-    """Begins with one commit that holds .gitattributes, as on the Hub."""
+    """Begins with one commit that holds .gitattributes, and a Space's a card too, as on the Hub."""
 
     def __init__(self, name: str, author: str, private: bool = False):
         self.name = name
@@ -121,7 +123,10 @@ class Repository:
         self.pull_requests: dict[int, PullRequest] = {}
         self.objects: dict[str, File] = {}  # uploaded large files by sha256, committed or not
         self._commits: dict[str, Commit] = {}
-        self.branches["main"] = self.write("initial commit", "", author, None, {".gitattributes": File(GIT_ATTRIBUTES)})
+        files = {".gitattributes": File(GIT_ATTRIBUTES)}
+        if name.startswith("spaces/"):
+            files["README.md"] = File(SPACE_CARD)
+        self.branches["main"] = self.write("initial commit", "", author, None, files)
 
     def write(self, title: str, description: str, author: str, parent: str | None, files: dict[str, File]) -> str:
         """Adds a commit that no branch points to yet, and returns its id."""
@@ -193,7 +198,10 @@ class Repository:
             if blobs and file.lfs:
                 large = {"sha256": file.sha256, "size": len(file.content), "pointerSize": len(file.pointer)}
                 siblings[-1]["lfs"] = large
-        names = {"_id": self.name, "id": self.name, "modelId": self.name, "author": self.name.split("/")[0]}
+        name = self.name.removeprefix("spaces/")
+        names = {"_id": name, "id": name, "author": name.split("/")[0]}
+        if name == self.name:
+            names["modelId"] = name
         dates = {"createdAt": written(self.created), "lastModified": written(commit.date)}
         state = {"sha": commit.id, "private": self.private, "disabled": False, "gated": False}
         return names | dates | state | {"downloads": 0, "likes": 0, "tags": [], "siblings": siblings}

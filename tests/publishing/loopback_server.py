@@ -15,8 +15,9 @@ from urllib.parse import unquote
 
 from tests.publishing.loopback_requests import RefusalError, Reply, Request
 
-# What a `{name}` in a route stands for. Revisions arrive quoted, so that refs/pr/1 is one segment.
-SEGMENTS = {"repo": "[^/]+/[^/]+", "path": ".+"}
+# What a `{name}` in a route stands for. Revisions arrive quoted, so that refs/pr/1 is one segment. The files of a Space
+# are at spaces/OWNER/NAME, which is its name here.
+SEGMENTS = {"repo": "(?:spaces/)?[^/]+/[^/]+", "path": ".+"}
 
 
 @dataclass
@@ -127,7 +128,8 @@ class LoopbackServer:
 
     def work(self, request: Request) -> Reply:
         """Finds the route and runs it: one request at a time, so that routes need no locks of their own."""
-        path = request.path.partition("?")[0]
+        # So one route serves both kinds of repositories.
+        path = re.sub("^/api/spaces/", "/api/models/spaces/", request.path.partition("?")[0])
         method = "GET" if request.method == "HEAD" else request.method
         for wanted, pattern, function in self._routes:
             match = pattern.fullmatch(path)
