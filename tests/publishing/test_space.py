@@ -187,5 +187,5 @@ def test_an_app_that_does_not_start_or_trim_is_refused(release, space, monkeypat
         check_space(space, release, NO_COMMIT)
     monkeypatch.setattr("publishing.visit.running_space", lambda *_: nullcontext("http://127.0.0.1"))
     monkeypatch.setattr("publishing.visit.ask", lambda url, prompt: ("The light", "", 1))
-    with pytest.raises(InputError, match="(?s)bit by bit.*has trimmed a long prompt"):
+    with pytest.raises(InputError, match=r"(?s)bit by bit.*has trimmed a long prompt"):
         check_space(space, release, NO_COMMIT)
