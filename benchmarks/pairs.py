@@ -126,11 +126,11 @@ def peak_memory(prepare: Preparation, args: argparse.Namespace, positions: int) 
     return peaks
 
 
-def speed_ratio(seconds: dict[str, list[float]]) -> str:
-    """How many times faster our side is, as text, from what `seconds_in_turns` returned."""
-    ratios = [theirs / ours for ours, theirs in zip(seconds[OURS], seconds[THEIRS], strict=True)]
+def speed_ratio(seconds: dict[str, list[float]], other: str = THEIRS) -> str:
+    """How many times faster our side is than another, as text, from what `seconds_in_turns` returned."""
+    ratios = [theirs / ours for ours, theirs in zip(seconds[OURS], seconds[other], strict=True)]
     return (
-        f"speed ratio, {OURS} / {THEIRS}: median {statistics.median(ratios):.3f}, min {min(ratios):.3f}, "
+        f"speed ratio, {OURS} / {other}: median {statistics.median(ratios):.3f}, min {min(ratios):.3f}, "
         f"max {max(ratios):.3f} of {len(ratios)} pairs"
     )
 
@@ -139,14 +139,15 @@ def table(seconds: dict[str, list[float]], peaks: dict[str, float], tokens: int)
     """The comparison as text.
 
     Args:
-        seconds: what `seconds_in_turns` returned.
+        seconds: what `seconds_in_turns` returned; further sides are listed too.
         peaks: what `peak_memory` returned.
         tokens: tokens of one run, for the throughput.
     """
     lines = [f"{'':14}{'median s':>10}{'tokens/s':>10}{'peak MiB':>10}"]
-    for side in (OURS, THEIRS):
-        median = statistics.median(seconds[side])
-        lines.append(f"{side:14}{median:10.4f}{tokens / median:10.1f}{peaks[side]:10.0f}")
+    for side, measured in seconds.items():
+        median = statistics.median(measured)
+        peak = f"{peaks[side]:.0f}" if side in peaks else ""
+        lines.append(f"{side:14}{median:10.4f}{tokens / median:10.1f}{peak:>10}".rstrip())
     lines.append(speed_ratio(seconds))
     lines.append(f"memory ratio, {OURS} / {THEIRS}: {peaks[OURS] / peaks[THEIRS]:.3f}")
     return "\n".join(lines)

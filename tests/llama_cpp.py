@@ -1,39 +1,18 @@
-"""
-A real llama.cpp, as `xllamacpp` brings it: its server, in this process and on the loopback alone.
+"""A real llama.cpp, asked on one thread: what a test sees is what users of the file get."""
 
-Its settings are llama.cpp's own but for one thread and no warm-up: what a test sees is what users of the file get.
-"""
-
-import json
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 
-@contextmanager
-def llama_server(gguf: Path) -> Iterator[Callable[..., dict]]:
-    """Serves a file, and gives what posts to it: a path and the fields of llama.cpp's own API."""
-    xllamacpp = pytest.importorskip("xllamacpp")
-    settings = xllamacpp.CommonParams()
-    settings.model.path = str(gguf)
-    settings.n_ctx = 0  # the model's own
-    settings.n_parallel = 1
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
-    settings.warmup = False
-    settings.verbosity = -1
-    server = xllamacpp.Server(settings)
+def llama_server(gguf: Path) -> AbstractContextManager[Callable[..., dict]]:
+    """Serves a file, and gives what posts to it; skips a test where llama.cpp is not there."""
+    pytest.importorskip("xllamacpp")
+    from benchmarks import llama_cpp
 
-    def post(path: str, **fields) -> dict:
-        request = urllib.request.Request(
-            server.listening_address + path, json.dumps(fields).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return json.load(response)
-
-    yield post
+    return llama_cpp.llama_server(gguf, threads=1)
 
 
 def greedy_tokens(gguf: Path, prompt: str | list[int], n: int) -> list[int]:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import generate, load, muon, pairs, tokenize, train_step
 
@@ -38,10 +39,34 @@ def test_generation_is_timed_on_both_sides(capsys, monkeypatch):
     arguments = ["--prompt_tokens", "4", "--new_tokens", "3", "--repeats", "3", "--batch_size", "2"]
     assert generate.main([*TINY, *arguments]) == 0
     printed = capsys.readouterr().out
-    for side in SIDES:
+    for side in (*SIDES, generate.PLAIN):
         assert float(re.search(rf"^{side} +(\S+)", printed, re.M)[1]) > 0
-    assert re.search(r"^speed ratio, .* of 3 pairs$", printed, re.M)
+    for other in (pairs.THEIRS, generate.PLAIN):
+        assert re.search(rf"^speed ratio, {pairs.OURS} / {other}: .* of 3 pairs$", printed, re.M)
     assert re.search(r"^memory ratio, .*: 0\.500$", printed, re.M)
+    assert "llama.cpp: left out, it is asked for one row on a CPU\n" in printed
+    assert re.search(r"^weights read: \d+\.\d GB/s, alone \d+\.\d GB/s; share: median \d+%, min", printed, re.M)
+
+
+def test_generation_has_llama_cpp_beside_it_that_writes_the_same_tokens(capsys, monkeypatch):
+    pytest.importorskip("gguf")
+    pytest.importorskip("xllamacpp")
+    monkeypatch.setattr(generate, "peak_memory", lambda *rest, **named: {pairs.OURS: 1.0, pairs.THEIRS: 2.0})
+    arguments = ["--prompt_tokens", "4", "--new_tokens", "3", "--repeats", "1", "--vocab_size", "300"]
+    assert generate.main([*TINY, *arguments]) == 0
+    assert re.search(r"^speed ratio, gpt-scratch / llama.cpp: .* of 1 pairs$", capsys.readouterr().out, re.M)
+
+
+def test_sides_that_write_other_tokens_are_not_timed():
+    runs = {side: lambda last=last: torch.tensor([[1, 2, last]]) for last, side in enumerate(SIDES)}
+    with pytest.raises(RuntimeError, match=r"gpt-scratch generates other tokens than GPT-2, .* \[\[0, 2\]\]"):
+        generate.check_tokens(runs, (1, 3))
+
+
+def test_the_share_of_the_bandwidth_is_bytes_read_by_both_in_a_time():
+    seconds = {pairs.OURS: [2.0, 4.0, 1.0], generate.READ: [1.0, 1.0, 1.0]}
+    text = generate.bandwidth(seconds, weights=generate.BYTES_READ // 4, passes=4)
+    assert text == "weights read: 0.2 GB/s, alone 0.4 GB/s; share: median 50%, min 25%, max 100%"
 
 
 @pytest.mark.slow

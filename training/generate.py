@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, logging, set_seed
 
 from .errors import InputError
-from .loading import load_model
+from .loading import load_for_generation
 
 DEFAULT_NEW_TOKENS = 200
 
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     logging.disable_progress_bar()
-    model, tokenizer = load_model(arguments.model)
+    model, tokenizer = load_for_generation(arguments.model)
     sampling = {"do_sample": False}
     if arguments.temperature > 0:
         sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")} | {"do_sample": True}

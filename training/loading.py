@@ -7,11 +7,12 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from .decoding import pack_for_decoding
 from .errors import InputError, UnavailableError
 
 
-def load_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a folder or Hub name, on the best device.
+def load_for_generation(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a folder or Hub name, on the best device, to write with: not to train, nor to save.
 
     Raises:
         InputError: it is no model folder.
@@ -27,7 +28,9 @@ def load_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if loading["missing_keys"]:
         raise InputError(f"{name} lacks weights that its config.json asks for: {min(loading['missing_keys'])}, ...")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.to(device).eval(), tokenizer
+    model.to(device).eval()
+    pack_for_decoding(model)
+    return model, tokenizer
 
 
 def check_name(name: str) -> None:

@@ -4,7 +4,7 @@ import argparse
 
 from transformers import logging
 
-from .loading import load_model
+from .loading import load_for_generation
 from .run.interruption import StopRequest
 from .serving.server import listen
 from .serving.writer import Writer
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     with listen(
         arguments.host, arguments.port
     ) as server:  # first: a port that is taken is known before a model is read
-        server.writer = Writer(arguments.model.rstrip("/"), *load_model(arguments.model))
+        server.writer = Writer(arguments.model.rstrip("/"), *load_for_generation(arguments.model))
         server.between_requests = stop.raise_if_asked
         print(f"{arguments.model}: {server.url}  (Ctrl-C ends)", flush=True)
         try:
