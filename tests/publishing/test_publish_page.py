@@ -13,6 +13,7 @@ import torch
 
 import hub_upload
 from modeling_gpt_scratch.__main__ import main as convert_main
+from publishing import space as publishing_space
 from tests.conversion.conversions import book_model
 from tests.measurements import OPENED
 from training.__main__ import main as training_main
@@ -23,7 +24,7 @@ BLOCKS = re.findall(r"```(json|python|bash)\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
 def test_the_page_has_its_steps():
-    languages = ["json", "python", "bash", "bash", "bash", "python", "python", "bash", "bash"]
+    languages = ["json", "python", "bash", "bash", "bash", "python", "python", "bash", "bash", "bash"]
     assert [language for language, _ in BLOCKS] == languages
 
 
@@ -48,6 +49,10 @@ def test_everything_on_the_page_runs_in_its_order(tokenizer, tmp_path, hub, monk
     own_names = {re.sub(r"^trf_blocks\.", "blocks.", name): tensor for name, tensor in model.state_dict().items()}
     torch.save(own_names, clone / "my-own.pth")
 
+    # Tried in test_space.py, where Gradio is.
+    monkeypatch.setattr(hub_upload, "check_space", lambda *_: "")
+    for module in (hub_upload, publishing_space):
+        monkeypatch.setattr(module, "gradio_version", lambda: "6.31.0")
     monkeypatch.chdir(clone)
     environment = hub.environment(hub.add_token("alice"), tmp_path / "home")
     for name, value in environment.items():
@@ -70,7 +75,8 @@ def test_everything_on_the_page_runs_in_its_order(tokenizer, tmp_path, hub, monk
             shutil.move(elsewhere / "runs" / "weather", clone / "runs" / "weather")
             (elsewhere / "runs").rmdir()
     printed = capsys.readouterr().out
-    assert printed.count("verified: ") == 3
+    assert printed.count("verified: ") == 5  # the model with a Space is published for the second time
     assert f"verified: {re.search('verified: ([0-9]+) files', PAGE).group(1)} files" in printed
+    assert hub.repositories.pop("spaces/alice/my-gpt").files()["app.py"]
     assert set(hub.repositories) == {"alice/my-gpt", "alice/my-gpt-weather", "alice/my-gpt-native"}
     assert all(set(repository.tags) == {"v1"} for repository in hub.repositories.values())
