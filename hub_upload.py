@@ -182,7 +182,8 @@ def _publish_space(release: Release, repository: Repository, commit: Commit, spa
     space.private = repository.is_private()
     with tempfile.TemporaryDirectory() as folder:
         made = publish_space(write_space(Path(folder), release, commit.id), space)
-    print(f"Space {'committed' if made.is_new else 'unchanged'} and verified: {made.id}; the Hub builds it now")
+    state = "committed, so the Hub builds it now" if made.is_new else "unchanged"
+    print(f"Space verified: {made.id} ({state})")
     if space.private:
         print("a private model's Space needs a secret HF_TOKEN that can read the model: add it on its settings page")
     print(space.url)

@@ -82,7 +82,7 @@ def test_a_space_is_published_in_one_commit_and_again_only_with_a_new_model(fold
     hub.commit("spaces/alice/lighthouse", {"packages.txt": b"ffmpeg", "config.json": b"{}", "more.py": b""})
     before = space.branches["main"]
     assert hub_upload.main(command) == 0
-    assert f"Space unchanged and verified: {before}" in capsys.readouterr().out
+    assert f"Space verified: {before} (unchanged)" in capsys.readouterr().out
     assert hub_upload.main([*command, "--language", "en"]) == 0
     assert len(space.commits()) == 4
     assert {"packages.txt", "config.json", "more.py"} < set(space.files())
