@@ -12,10 +12,11 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-from transformers import GPT2LMHeadModel, PreTrainedModel
+from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedModel
 
 import modeling_gpt_scratch
 from modeling_gpt_scratch.conversion import to_gpt2
+from modeling_gpt_scratch.conversion.gpt2_tokenizer import as_gpt2_tokenizer
 from modeling_gpt_scratch.conversion.tokenizer import TOKENIZER_FILES
 from training.errors import InputError
 from training.files import sha256_of
@@ -168,6 +169,10 @@ def _fill(
         except ValueError as error:  # a ConversionError, or settings that the library does not save
             raise InputError(" ".join(str(error).split())) from None
         taken = [file for file in taken if file.name in TOKENIZER_FILES]
+        tokenizer = as_gpt2_tokenizer(AutoTokenizer.from_pretrained(model, trust_remote_code=False)) if taken else None
+        if tokenizer is not None:  # under a name that other engines and older releases know
+            tokenizer.save_pretrained(folder)
+            taken = []
     for file in (*taken, *(record.files if record else ())):
         _place(file, folder)
     return network

@@ -35,6 +35,7 @@ def test_a_release_of_another_form_is_whole_too(folder, tmp_path):
     native = prepare_release(folder, tmp_path / "native", "alice/lighthouse", native=True)
     assert set(native.files) == {name for name in MODEL | RECORD if not name.endswith(".py")}
     assert "auto_map" not in read_config(native.folder)
+    assert json.loads((native.folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "GPT2Tokenizer"
     assert set(CODE_FILES) <= set(native.left_at_home)
     settings = json.loads((native.folder / "generation_config.json").read_text())
     assert (settings["do_sample"], settings["temperature"], settings["max_length"]) == (True, 0.7, 64)
