@@ -5,7 +5,6 @@ From a model folder to a verified repository on the Hub; imports of training onl
     release, card                                   the folder that is sent, and its model card
     confidential, verification                      what it is checked for
     stranger, environments                          the process without this project that opens it, and its libraries
-    space, space_app, visit                         a Space beside the model: its files and app, and a visit to it
     space, space_app, visit                         a Space beside the model: its files, its app, a visit to it
     access, client, repository, commit, publish     the Hub
 """
