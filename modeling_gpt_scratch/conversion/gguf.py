@@ -106,7 +106,7 @@ def _model_problems(model: GPTScratchForCausalLM, dtype: str) -> Iterator[str]:
         yield (
             f"its activation is {config.hidden_act}, but llama.cpp computes GPT-2's tanh-GELU alone "
             f"({' or '.join(TANH_GELU)}), which gives other text: train or continue training with that one, or use an "
-            "engine that runs the library's models (vLLM, transformers serve)"
+            "engine that runs the library's models (vLLM, `python -m training serve`)"
         )
     if dtype == "q8_0" and (config.hidden_size % Q8_0_BLOCK or config.intermediate_size % Q8_0_BLOCK):
         yield (

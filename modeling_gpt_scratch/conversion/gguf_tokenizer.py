@@ -32,7 +32,7 @@ HARD_TEXTS = (
 # What to do about a tokenizer of another kind.
 _ADVICE = (
     "so llama.cpp would cut text in another way than the model has learned: train with a byte-level tokenizer (the "
-    "default of pretrain), or use an engine that reads tokenizer.json (vLLM, transformers serve)"
+    "default of pretrain), or use an engine that reads tokenizer.json (vLLM, `python -m training serve`)"
 )
 
 
