@@ -8,6 +8,7 @@ from modeling_gpt_scratch import GPTScratchConfig
 from modeling_gpt_scratch.conversion import ConversionError
 from modeling_gpt_scratch.conversion.opening import read_sizes
 
+from .data import MADE_OF_TEXT
 from .recipe import portable
 from .recipe_file import RESOLVED, RecipeError, read_recipe_file
 from .yaml_values import Plain, read_value
@@ -110,10 +111,10 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         )
     if values.get("initialization_seed") is not None and values.get("new_positions") != "begin":
         problems.append("initialization_seed is set, but the weights come from init_from: leave one out")
-    if values.get("tokenizer") == "train":
+    if values.get("tokenizer") in MADE_OF_TEXT:
         problems.append(
-            f"tokenizer is train, but the model that init_from names knows the ids of its own: leave tokenizer out, or "
-            f"set it to {name}"
+            f"tokenizer is {values['tokenizer']}, but the model that init_from names knows the ids of its own: leave "
+            f"tokenizer out, or set it to {name}"
         )
     if values.get("init_from_revision") is not None and Path(name).exists():
         problems.append(f"init_from_revision is set, but {name} is here and not on the Hub: leave one out")

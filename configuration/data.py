@@ -6,6 +6,9 @@ from typing import Literal
 
 from .fields import setting
 
+# The names of tokenizers that are made of the training part.
+MADE_OF_TEXT = ("train", "characters")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -61,7 +64,7 @@ class DataConfig:
     @property
     def makes_tokenizer(self) -> bool:
         """Whether the tokenizer is made of the training part, and not an existing one."""
-        return self.tokenizer in ("train", "characters")
+        return self.tokenizer in MADE_OF_TEXT
 
     def __post_init__(self):
         problems = [

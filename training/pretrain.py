@@ -118,7 +118,7 @@ class Pretraining(Program):
             raise InputError(f"init_from {init_from} cannot be used: {'; '.join(problems)}")
         parent = describe_parent(self.recipe)
         if tokenizer != init_from:
-            check_tokenizer(self.recipe, parent, load_tokenizer(tokenizer))
+            check_tokenizer(self.recipe, parent, load_tokenizer(tokenizer, self.recipe.data.eos_token))
         elif tokenizer_of_parent(self.recipe, parent["revision"]) is None:
             raise InputError(f"{init_from} holds no tokenizer: name by `tokenizer` the one that it was trained with")
         print(f"continuing {init_from}{in_words(parent)}")

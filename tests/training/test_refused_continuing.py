@@ -35,6 +35,7 @@ def test_sizes_that_are_not_the_models_are_named(capsys):
         ({"initialization": "pytorch"}, "initialization is pytorch, but the weights come from init_from"),
         ({"initialization_seed": 3}, "initialization_seed is set, but the weights come from init_from"),
         ({"tokenizer": "train"}, "tokenizer is train, but the model that init_from names knows the ids of its own"),
+        ({"tokenizer": "characters"}, "tokenizer is characters, but the model that init_from names knows"),
         ({"init_from_revision": "main"}, "init_from_revision is set, but first/model is here and not on the Hub"),
         ({"new_positions": "begin"}, "new_positions is begin, but first/model has all 64 positions"),
         ({"max_position_embeddings": 128}, "first/model has 64 trained positions: set new_positions to interpolate"),
@@ -44,6 +45,7 @@ def test_sizes_that_are_not_the_models_are_named(capsys):
         ({"init_from": "./absent/model"}, "init_from is ./absent/model, which cannot be opened: absent/model does not"),
         ({"init_from": "damaged"}, "init_from damaged cannot be used: optimizer.pt has other bytes than were written"),
         ({"init_from": "bare"}, "bare holds no tokenizer: name by `tokenizer` the one that it was trained with"),
+        ({"tokenizer": "another", "eos_token": "<end>"}, "eos_token is '<end>', which tokenizer another does not have"),
         ({"tokenizer": "another"}, "the tokenizer another is not that of first/model: "),
     ],
 )
