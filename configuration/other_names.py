@@ -32,7 +32,7 @@ OTHER_NAMES = {
     **dict.fromkeys(("dataset", "dataset_name", "text_file", "train_file", "data_path"), "corpus"),
     **dict.fromkeys(("tokenizer_name", "tokenizer_path"), "tokenizer"),
     **dict.fromkeys(("tokenize_processes", "num_proc"), "tokenize_threads"),
-    **dict.fromkeys(("num_workers",), "dataloader_num_workers"),
+    "num_workers": "dataloader_num_workers",
     # The step.
     **dict.fromkeys(("batch_size", "micro_batch_size", "per_gpu_train_batch_size", "train_batch_size"), _MICRO_BATCH),
     **dict.fromkeys(("eval_batch_size", "val_batch_size"), "per_device_eval_batch_size"),

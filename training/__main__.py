@@ -9,13 +9,8 @@ from importlib import import_module
 from .errors import InputError
 from .run.exit_codes import exit_code_of
 
-COMMANDS = (
-    "tokenize",
-    "pretrain",
-    "watch",
-    "generate",
-    "serve",
-)  # modules of this folder, imported when they are asked for
+# Modules of this folder, imported when they are asked for.
+COMMANDS = ("tokenize", "pretrain", "watch", "generate", "serve")
 
 
 def main(argv: list[str]) -> int:
