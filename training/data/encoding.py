@@ -36,6 +36,10 @@ class Encoded:
     changed_bytes: int = 0
 
 
+# What is counted of all text, beside its tokens.
+COUNTS = tuple(field.name for field in fields(Encoded) if field.name != "ids")
+
+
 class BatchEncoder:
     """Encodes batches of `(part, text, whether a document ends here)`. An end becomes the end-of-text token.
 
@@ -63,11 +67,7 @@ class BatchEncoder:
         return {
             part: Encoded(
                 np.concatenate([encoded.ids for encoded in found]),
-                *(
-                    sum(getattr(encoded, count.name) for encoded in found)
-                    for count in fields(Encoded)
-                    if count.name != "ids"
-                ),
+                *(sum(getattr(encoded, name) for encoded in found) for name in COUNTS),
             )
             for part, found in parts.items()
         }

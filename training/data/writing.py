@@ -10,12 +10,10 @@ import numpy as np
 
 from modeling_gpt_scratch.durable import give_name
 
-from .encoding import Encoded
+from .encoding import COUNTS, Encoded
 
 TOKENS_PER_SHARD = 2**25  # 64 MiB of uint16
 COPIED_TOGETHER = 2**20  # bytes
-# What is counted of all that is written (`encoding.Encoded`), beside the tokens.
-COUNTS = ("utf8_bytes", "documents", "unknown_tokens", "changed_bytes")
 NOTHING = dict.fromkeys(("tokens", *COUNTS), 0)
 SAFETENSORS_DTYPES = {"uint16": "U16", "uint32": "U32"}
 
