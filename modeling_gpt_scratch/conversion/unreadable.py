@@ -7,6 +7,7 @@ tensors and plain values alone; numpy's numbers, which training loops save besid
 
 import pickle
 import re
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -26,6 +27,8 @@ NUMPY_NUMBERS += [(_SCALAR, f"numpy.{place}.multiarray.scalar") for place in ("_
 LAYERS = "torch.nn.modules."
 # Modules that nothing of a model is in: such a file wants to do something else than to be read.
 COMMANDS = ("os", "posix", "nt", "sys", "subprocess", "builtins", "shutil", "socket")
+# What a shell does not leave alone between quotation marks.
+SHELLS_OWN = set('"$`!')
 
 
 class Empty:
@@ -89,7 +92,10 @@ def save_readably(path: str | Path, new: str | Path, key: str | None = None) -> 
 def saved_again(path: Path, key: str | None = None) -> str:
     """The line that calls [`save_readably`]."""
     given = ", ".join(repr(str(value)) for value in (path, _readable_name(path), key) if value is not None)
-    return f'python -c "from {__name__} import save_readably; save_readably({given})"'
+    program = f"from {__name__} import save_readably; save_readably({given})"
+    # A key comes from the file, which may be anybody's: a shell must not find a command of its own in it. Where there
+    # is none, the quotation marks are those that Windows' shell knows too.
+    return "python -c " + (shlex.quote(program) if set(program) & SHELLS_OWN else f'"{program}"')
 
 
 def saved_where_it_was_made(path: Path) -> str:

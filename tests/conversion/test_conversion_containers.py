@@ -106,6 +106,14 @@ def test_weights_under_a_key_of_ones_own_are_refused_and_the_line_keeps_them(tmp
     assert convert(tmp_path / "model-readable.pt", tmp_path / "output") < TOLERANCE
 
 
+def test_a_key_that_spells_a_command_stays_a_key_in_the_line(tmp_path, capsys, book):
+    key = """net"; $(touch ran) `touch ran`'"""
+    message = refusal(capsys, tmp_path, write_source(tmp_path, {"epoch": 1, key: book[0].state_dict()}, book[1]))
+    assert "python -c '" in message  # between these a shell does nothing
+    follow(advised_line(message))
+    assert convert(tmp_path / "model-readable.pt", tmp_path / "output") < TOLERANCE
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_numbers_of_numpy_beside_the_tensors_are_read(tmp_path, zipped):
     source, sizes = fused_model()
