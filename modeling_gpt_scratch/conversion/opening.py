@@ -13,7 +13,7 @@ from .checks import ConversionError
 from .formats import FORMATS, recognise, without_prefix
 from .gpt2 import fields_of_gpt2
 from .logits import compare_logits
-from .source import find_checkpoint, find_source, load_checkpoint, read_json
+from .source import find_checkpoint, find_source, load_checkpoint, parts_of, read_json
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,11 @@ def locate(name: str, revision: str | None = None) -> FoundSource:
     """The source of that name; a repository of the Hub is downloaded, or taken from the cache.
 
     Raises:
-        `ConversionError`: there is none, or it holds no weights.
+        `ConversionError`: there is none, or it holds no weights or not all of them.
     """
     place = find_source(name, revision)
     path = find_checkpoint(place)
-    files = (path,)
-    if path.suffix == ".json":  # the index of several
-        parts = read_json(path, "").get("weight_map")
-        files = tuple(path.parent / part for part in sorted(set(parts.values()))) if isinstance(parts, dict) else files
+    files = parts_of(path) if path.suffix == ".json" else (path,)  # the index of several
     # The cache has a folder for each commit, which it is called by.
     return FoundSource(place, None if place == Path(name) else place.name, files)
 

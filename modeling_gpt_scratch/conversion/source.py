@@ -124,6 +124,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, _tensors_of(content, path), model_args)
 
 
+def parts_of(index: Path) -> tuple[Path, ...]:
+    """The files with the weights that an index names.
+
+    Raises:
+        `ConversionError`: it names none, or one that is not beside it.
+    """
+    names = read_json(index, "").get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise ConversionError(f"{index} holds no weight_map from tensors to files")
+    names = sorted(set(names.values()))
+    for name in names:
+        # A plain name: an index from elsewhere must not lead to other places of the disk.
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise ConversionError(f"{index} names the file {name}, which is not beside it: download all parts")
+    return tuple(index.parent / name for name in names)
+
+
 def read_json(path: Path, remedy: str) -> dict:
     """The object in a JSON file; `remedy` says what to do where there is no file.
 
@@ -156,15 +173,8 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
 
 
 def _load_parts(index: Path) -> dict[str, torch.Tensor]:
-    names = read_json(index, "").get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise ConversionError(f"{index} holds no weight_map from tensors to files")
     tensors = {}
-    for name in sorted(set(names.values())):
-        path = index.parent / name
-        # A plain name: an index from elsewhere must not lead to other places of the disk.
-        if Path(name).name != name or not path.is_file():
-            raise ConversionError(f"{index} names the file {name}, which is not beside it: download all parts")
+    for path in parts_of(index):
         part = _tensors_of(_load_file(path), path)
         twice = [tensor for tensor in part if tensor in tensors]
         if twice:

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from modeling_gpt_scratch import GPTScratchForCausalLM
-from modeling_gpt_scratch.conversion import convert, convert_gpt2_checkpoint, gpt2
+from modeling_gpt_scratch.conversion import ConversionError, convert, convert_gpt2_checkpoint, gpt2
+from modeling_gpt_scratch.conversion.opening import locate
 from tests.conversion.conversions import (
     TOLERANCE,
     RunsCommand,
@@ -95,6 +96,8 @@ def test_index_of_files_that_are_missing_elsewhere_or_repeated_is_refused(tmp_pa
     whole = index.read_text()
     index.write_text(elsewhere)
     assert f"names the file ../{second.name}" in refusal(capsys, tmp_path, folder)
+    with pytest.raises(ConversionError, match=r"names the file \.\./"):  # nor is it hashed, for a run's record
+        locate(str(folder))
     index.write_text(whole)
     save_file(weights, second)
     assert "repeats tensors of another part" in refusal(capsys, tmp_path, folder)
