@@ -11,15 +11,15 @@ from tempfile import TemporaryDirectory
 
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase
 
+from .byte_level import HARD_TEXTS, other_rules
+
 SPECIAL = ("bos_token", "eos_token", "pad_token")
 SETTINGS = (*SPECIAL, "padding_side", "truncation_side", "model_max_length", "chat_template")
-# Spaces in rows, lines, numbers, contractions, characters of several bytes, and of several code points.
-HARD_TEXTS = ["", "It's  two   spaces,\n\n\ttabs\r\n 3.14159 ", "naïve Straße 北京 สวัสดี", "👩🏽‍🚀 \u0301e \ufeff\u200b"]
 
 
 def as_gpt2_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase | None:
     """The same tokenizer in GPT-2's class; `None` where that class would not be the same."""
-    if not _is_plain_byte_level_bpe(tokenizer):
+    if not tokenizer.is_fast or any(other_rules(json.loads(tokenizer.backend_tokenizer.to_str()))):
         return None
     with TemporaryDirectory() as before, TemporaryDirectory() as after:
         tokenizer.save_pretrained(before)
@@ -32,24 +32,8 @@ def as_gpt2_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
         return changed if _same(tokenizer, AutoTokenizer.from_pretrained(Path(after))) else None
 
 
-def _is_plain_byte_level_bpe(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether its parts are those that GPT-2's class puts together, whatever their vocabulary."""
-    if not tokenizer.is_fast:
-        return False
-    parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    model, splitter, decoder = parts["model"], parts["pre_tokenizer"] or {}, parts["decoder"] or {}
-    return (
-        model["type"] == "BPE"
-        and not any(model.get(name) for name in ("dropout", "byte_fallback", "ignore_merges", "fuse_unk"))
-        and not any(model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix"))
-        and parts["normalizer"] is None
-        and splitter.get("type") == decoder.get("type") == "ByteLevel"
-        and splitter.get("use_regex", True)
-    )
-
-
 def _same(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
-    texts = [*HARD_TEXTS, *(f"a{token} {token}" for token in first.all_special_tokens)]
+    texts = ["", *HARD_TEXTS, *(f"a{token} {token}" for token in first.all_special_tokens)]
     encoded, again = first(texts)["input_ids"], second(texts)["input_ids"]
     return (
         all(getattr(first, name) == getattr(second, name) for name in SETTINGS)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_gpt_scratch.__main__ import main
 from modeling_gpt_scratch.conversion import ollama
-from modeling_gpt_scratch.conversion.gguf_tokenizer import HARD_TEXTS
+from modeling_gpt_scratch.conversion.byte_level import HARD_TEXTS
 from tests.conftest import TEXT
 from tests.conversion.conversions import (
     TOLERANCE,
