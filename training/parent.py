@@ -123,7 +123,11 @@ def check_tokenizer(recipe: PretrainingRecipe, parent: dict[str, Any], used: Pre
 
 
 def tokenizer_of_parent(recipe: PretrainingRecipe, revision: str | None) -> PreTrainedTokenizerFast | None:
-    """The tokenizer that lies beside the parent's weights, if there is one."""
+    """The tokenizer that lies beside the parent's weights, if there is one.
+
+    Raises:
+        InputError: it cannot be loaded, or has more tokens than the model.
+    """
     place = _locate(recipe, revision).place
     if not (place.is_dir() and holds_tokenizer(place)):
         return None

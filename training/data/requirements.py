@@ -25,7 +25,7 @@ def check_vocabulary(
     """
     tokens = vocabulary_size(tokenizer)
     if config.tokenizer == "characters":  # of which there are as many as the text has
-        say(f"the tokenizer has {tokens:,} tokens, one for each character: so has the model")
+        say(f"the tokenizer has {tokens:,} tokens, special ones and one for each character: so has the model")
     elif tokens > vocab_size:
         gaps = "" if tokens == len(tokenizer) else f", whose ids go up to {tokens - 1:,}"
         raise InputError(
