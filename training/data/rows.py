@@ -86,7 +86,7 @@ class _JSONText:
                 # As much again: a long value is not begun anew for each chunk of it.
                 if not is_cut or not self._read_on(len(self._text) - self._at):
                     raise self.problem(number) from None
-            except RecursionError:
+            except (ValueError, RecursionError):  # the former of a number of thousands of digits
                 raise self.problem(number) from None
 
     def problem(self, number: int) -> InputError:
@@ -140,6 +140,8 @@ def table_rows(file: Path, field: str) -> Iterator[Row]:
             return
         if field not in header:
             raise no_text(dict.fromkeys(header), field, f"{file}, its header")
+        if header.count(field) > 1:
+            raise InputError(f"{file}, its header: {header.count(field)} columns are called {field}: name them apart")
         column = header.index(field)
         for row in reader:
             if not row:

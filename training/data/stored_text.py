@@ -110,7 +110,8 @@ class _ZstdFile(io.RawIOBase):
         self._error = zstandard.ZstdError
         self._stored = file.open("rb")
         self._frame: Any = None
-        self._packed = self._text = b""
+        self._packed = b""
+        self._text = memoryview(b"")  # little packed may be very much text, which is not copied for each piece of it
 
     def readable(self) -> bool:
         return True
@@ -128,7 +129,7 @@ class _ZstdFile(io.RawIOBase):
                 return 0
             self._frame = self._frame or self._decompressor.decompressobj()
             try:
-                self._text = self._frame.decompress(self._packed)
+                self._text = memoryview(self._frame.decompress(self._packed))
             except self._error:
                 raise EOFError from None
             self._packed = self._frame.unused_data if self._frame.eof else b""

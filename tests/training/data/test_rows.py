@@ -116,6 +116,7 @@ def test_one_object_and_an_empty_array_are_json_too(write_folder):
         ('["a"] x', "more text after the array's end"),
         ('{"text": "a"}\n{"text": "b', "row 2: not JSON"),
         ("[" * 100_000, "row 1: not JSON"),
+        (f'["a", {"9" * 5_000}]', "row 2: not JSON"),
         ('["\\ud800"]', "row 1: half a surrogate pair"),
     ],
 )
@@ -156,6 +157,7 @@ def test_a_table_of_text_has_quoted_cells_of_any_length(write_folder):
         ("a.csv", "id,body\n1,x", r"a\.csv, its header: no text in field 'text'; found: id, body; set text_field"),
         ("a.csv", "id,text\n1,a, b", r"a\.csv, line 2: 3 cells, but the header has 2: quote a text that has ',' in it"),
         ("a.csv", "id,text\n1", r"a\.csv, line 2: 1 cells, but the header has 2"),
+        ("a.csv", "text,id,text\na,1,b", r"a\.csv, its header: 2 columns are called text: name them apart"),
         ("a.csv", 'text\n"a', r"a\.csv, line 2: not a table of ',': unexpected end of data"),
         ("a.tsv", 'text\n"a" b', r"a\.tsv, line 2: not a table of '\\t': .*; double the quotation marks"),
     ],

@@ -46,6 +46,16 @@ def test_a_zstd_file_may_have_several_frames_of_any_length(write_folder, monkeyp
     assert texts(write_folder({"a.txt.zst": b"".join(map(zstd, parts))})) == [b"".join(parts).decode()]
 
 
+def test_what_a_piece_of_zstd_stands_for_is_not_copied_for_each_read(write_folder):
+    text = "a" * 2**25
+    file = write_folder({"a.txt.zst": zstd(text.encode())}) / "a.txt.zst"
+    with stored_text._ZstdFile(file) as stored:
+        stored.readinto(bytearray(8))
+        rest = stored._text
+        stored.readinto(bytearray(8))
+        assert stored._text.obj is rest.obj
+
+
 @pytest.mark.parametrize("ending", PACK)
 def test_damaged_compression_is_refused_by_name(ending, write_folder):
     whole = PACK[ending](b'{"text": "%s"}' % (b"long " * 999))
