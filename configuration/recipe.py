@@ -202,6 +202,11 @@ class Recipe:
     @classmethod
     def _check_values(cls, values: dict[str, Any], problems: list[str]) -> None:
         """Adds what is out of its range or missing."""
+        problems += [
+            f"{name} is {value!r}, which is no text in UTF-8: name it otherwise"
+            for name, value in values.items()
+            if not all(_is_utf8(text) for text in (value if isinstance(value, list) else [value]))
+        ]
         ranges = {name: declared.metadata.get("within") for name, declared in cls.declarations().items()} | cls.ranges
         for name, (low, high) in sorted((name, within) for name, within in ranges.items() if within is not None):
             value = values.get(name)
@@ -260,6 +265,15 @@ def _fields_of(part: type) -> dict[str, Any]:
     """Field -> annotation. Of a model's config only what its own class declares: the library's base class has fields
     that are no part of an architecture."""
     return part.__annotations__ if issubclass(part, PreTrainedConfig) else typing.get_type_hints(part)
+
+
+def _is_utf8(value: Any) -> bool:
+    """False for text of other bytes, as a shell passes them on from the name of a file: it cannot be written down."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _expanded(path: str | list[str]) -> str | list[str]:

@@ -36,7 +36,7 @@ def read_recipe_file(path: Path) -> list[dict[str, Any]]:
         sources.insert(0, found)
         if base is None:
             return sources
-        if not isinstance(base, str) or Path(base := str(base)).name != base:
+        if not isinstance(base, str) or not base or Path(base := str(base)).name != base:
             raise RecipeError(f"recipe {path} has base {base!r}, but must name a file of the same folder")
         path = path.with_name(base)
 

@@ -6,6 +6,8 @@ but for `_` between digits, which 1.1 allows and which reads well in 10_000; yes
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -60,9 +62,21 @@ _Loader.add_implicit_resolver(
 _Loader.add_constructor(_INT, _Loader.construct_number)
 
 
+@contextmanager
+def _one_kind_of_error() -> Iterator[None]:
+    """PyYAML raises these where a tag does not fit its value, and where too much is nested."""
+    try:
+        yield
+    except (AttributeError, KeyError) as error:
+        raise yaml.YAMLError(f"a tag (!!) does not fit its value: {error}") from None
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+
+
 def read_value(text: str) -> Any:
     """What a text means by itself. Raises yaml.YAMLError or ValueError (a number of thousands of digits)."""
-    return yaml.load(text, _Loader)
+    with _one_kind_of_error():
+        return yaml.load(text, _Loader)
 
 
 def read_mapping(text: str) -> Any:
@@ -73,14 +87,15 @@ def read_mapping(text: str) -> Any:
     """
     loader = _Loader(text)
     try:
-        root = loader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
-            return root and loader.construct_document(root)
-        return {
-            key.value if isinstance(key, yaml.ScalarNode) else str(loader.construct_object(key, deep=True)): (
-                Plain(value.value) if loader.is_plain(value) else loader.construct_object(value, deep=True)
-            )
-            for key, value in root.value
-        }
+        with _one_kind_of_error():
+            root = loader.get_single_node()
+            if not isinstance(root, yaml.MappingNode):
+                return root and loader.construct_document(root)
+            return {
+                key.value if isinstance(key, yaml.ScalarNode) else str(loader.construct_object(key, deep=True)): (
+                    Plain(value.value) if loader.is_plain(value) else loader.construct_object(value, deep=True)
+                )
+                for key, value in root.value
+            }
     finally:
         loader.dispose()

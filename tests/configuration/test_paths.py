@@ -1,6 +1,9 @@
 """Paths in a recipe: what a person types, and what the records say."""
 
+import pytest
+
 from configuration.pretraining import PretrainingRecipe
+from configuration.recipe_file import RecipeError
 
 MINIMAL = {"model": "demo", "corpus": "stdlib", "tokens_per_step": "4096", "output_dir": "runs/x"}
 
@@ -19,3 +22,11 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     assert PretrainingRecipe.load(file, MINIMAL | {"output_dir": "runs/~a"}).training["output_dir"] == "runs/~a"
     monkeypatch.chdir(tmp_path)
     assert recipe.as_dict()["corpus"] == "jane/books/*.txt"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("corpus", "a\udcff.txt"), ("corpus", "[a, b\udcff]"), ("output_dir", "\udcff")]
+)
+def test_a_name_that_is_no_text_is_refused_at_once(name, text):
+    with pytest.raises(RecipeError, match=f"{name} is .*udcff.*, which is no text in UTF-8"):
+        PretrainingRecipe.load(None, MINIMAL | {name: text})
