@@ -70,7 +70,7 @@ def read_characters(file: Path) -> list[str]:
     ids = meta.get("stoi") if isinstance(meta, dict) else None
     if not isinstance(ids, dict) or not ids:
         raise ConversionError(f"{file} holds no characters (it has no `stoi`): {expected}")
-    if any(type(character) is not str or len(character) != 1 for character in ids) or any(
+    if any(type(character) is not str or not _is_character(character) for character in ids) or any(
         type(index) is not int for index in ids.values()
     ):
         raise ConversionError(f"{file} numbers something else than single characters: {expected}")
@@ -78,11 +78,16 @@ def read_characters(file: Path) -> list[str]:
     if [ids[character] for character in characters] != list(range(len(ids))):
         raise ConversionError(f"{file} has numbers twice, or leaves some out: {expected}")
     back = meta.get("itos", dict(enumerate(characters)))
-    if not isinstance(back, dict) or {str(key): value for key, value in back.items()} != {
-        str(index): character for character, index in ids.items()
-    }:
+    if not isinstance(back, dict) or (
+        [back.get(index, back.get(str(index))) for index in range(len(back))] != characters  # JSON has no other keys
+    ):
         raise ConversionError(f"{file} contradicts itself: `itos` is not `stoi` the other way round")
     return characters
+
+
+def _is_character(text: str) -> bool:
+    """Whether it is one, and no half of a surrogate pair."""
+    return len(text) == 1 and not "\ud800" <= text <= "\udfff"
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -102,10 +102,12 @@ def test_no_other_way_out_of_a_pickle_is_open(content, tmp_path, monkeypatch):
         ([], "it has no `stoi`"),
         ({"itos": {0: "a"}}, "it has no `stoi`"),
         ({"stoi": {"ab": 0}}, "numbers something else than single characters"),
+        ({"stoi": {"\ud800": 0}}, "numbers something else than single characters"),
         ({"stoi": {"a": True}}, "numbers something else than single characters"),
         ({"stoi": {"a": 0, "b": 2}}, "has numbers twice, or leaves some out"),
         ({"stoi": {"a": 0, "b": 0}}, "has numbers twice, or leaves some out"),
         ({"stoi": {"a": 0, "b": 1}, "itos": {0: "b", 1: "a"}}, "contradicts itself"),
+        ({"stoi": {"a": 0, "b": 1}, "itos": {0: "a", 10**5000: "b"}}, "contradicts itself"),
     ],
 )
 def test_what_is_no_numbering_of_characters_is_refused(meta, message, tmp_path):
