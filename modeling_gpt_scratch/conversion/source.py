@@ -35,6 +35,7 @@ TRAINING_STATE = ("optimizer.*", "scheduler.*", "scaler.*", "rng_state*.*", "tra
 FILES = ["config.json", "generation_config.json", *TOKENIZER_FILES]
 SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
 PICKLES = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
+DEEPEST = 8  # of containers in a file; one may hold itself
 
 
 @dataclass(frozen=True)
@@ -213,9 +214,11 @@ def _unwrap(content: object, path: Path) -> tuple[object, dict | None]:
     return content, model_args
 
 
-def _holds_tensors(content: object) -> bool:
-    return isinstance(content, dict) and any(
-        isinstance(value, torch.Tensor) or _holds_tensors(value) for value in content.values()
+def _holds_tensors(content: object, depth: int = DEEPEST) -> bool:
+    return (
+        isinstance(content, dict)
+        and depth > 0
+        and any(isinstance(value, torch.Tensor) or _holds_tensors(value, depth - 1) for value in content.values())
     )
 
 
@@ -237,6 +240,14 @@ def _tensors_of(content: object, path: Path) -> dict[str, torch.Tensor]:
             f"the model's state_dict() or one under the key {' or '.join(CONTAINERS)}. "
             f"{remedy or saved_where_it_was_made(path)}"
         )
+    packed = [name for name, value in content.items() if not _is_plain(value)]
+    if packed:
+        found = content[packed[0]]
+        raise ConversionError(
+            f"{path} holds tensors that are no plain numbers ({packed[0]} is {found.dtype}, {found.layout} on "
+            f"{found.device}; {len(packed)} in all): save them dense, on the CPU and in torch.float32. "
+            f"{saved_where_it_was_made(path)}"
+        )
     tensors = clean_state_dict(content)
     if len(tensors) != len(content):
         raise ConversionError(
@@ -244,3 +255,9 @@ def _tensors_of(content: object, path: Path) -> dict[str, torch.Tensor]:
             f"({', '.join(WRAPPERS)}): save the state_dict() of one model alone"
         )
     return tensors
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it is dense, has contents, and is of no type that only counts beside a scale, such as float8."""
+    is_scaled = tensor.is_floating_point() and tensor.element_size() < 2
+    return tensor.layout == torch.strided and not tensor.is_meta and not is_scaled

@@ -5,6 +5,7 @@ A pickle names the classes of what is in it, and making their objects may run an
 tensors and plain values alone; numpy's numbers, which training loops save beside their weights, are added here.
 """
 
+import errno
 import pickle
 import re
 import shlex
@@ -50,7 +51,9 @@ def load_pickle(path: Path) -> object:
     """
     try:
         return _load(path, [])
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # torch looks for something before the beginning of a file that is cut off
+            raise damaged(path, error, error.strerror) from error
         raise
     except Exception as error:  # the documentation of pickle: a damaged file may raise other exceptions, of any kind
         # torch hides the cause behind advice to load the file without the protection; the first sentence says it.
@@ -76,16 +79,7 @@ def save_readably(path: str | Path, new: str | Path, key: str | None = None) -> 
     Args:
         key: the entry to save alone; `None` means all.
     """
-    names = []
-    while True:
-        try:
-            content = _load(Path(path), names)
-            break
-        except pickle.UnpicklingError as error:
-            found = [name for name in _name_in(str(error)) if name not in names]
-            if not found:  # not for want of a class
-                raise
-            names += found
+    content = _load_without_classes(Path(path))
     torch.save(_plain(content if key is None else content[key]), new)
 
 
@@ -110,6 +104,19 @@ def _load(path: Path, names: list[str]) -> object:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
+def _load_without_classes(path: Path) -> object:
+    """What is in a file, with [`Empty`] in the place of all classes. Some are not made so, such as kinds of `dict`."""
+    names = []
+    while True:
+        try:
+            return _load(path, names)
+        except pickle.UnpicklingError as error:
+            found = [name for name in _name_in(str(error)) if name not in names]
+            if not found:  # not for want of a class
+                raise
+            names += found
+
+
 def _refusal(path: Path, names: list[str]) -> ConversionError:
     wanted = f"{path} cannot be read, because it holds more than tensors and plain values: {', '.join(names[:3])}"
     if any(name.split(".")[0] in COMMANDS for name in names):
@@ -121,6 +128,10 @@ def _refusal(path: Path, names: list[str]) -> ConversionError:
         return ConversionError(
             f"{wanted}. It is a whole model, whose code is not in it. {saved_where_it_was_made(path)}"
         )
+    try:
+        _load_without_classes(path)
+    except Exception:  # of any kind, as in loading
+        return ConversionError(f"{wanted}. {saved_where_it_was_made(path)}")
     return ConversionError(
         f"{wanted}. This line saves its weights again as {_readable_name(path)}, with the fields of its configuration "
         f"as plain values, and runs no code from it: {saved_again(path)}"

@@ -11,6 +11,10 @@ from modeling_gpt_scratch.conversion import ConversionError, convert
 from tests.conversion.conversions import RunsCommand, assert_refused_without_running, refusal, write_source
 
 
+class Settings(dict):
+    """Of a kind that is not made while a file is read."""
+
+
 def test_missing_source_is_refused(tmp_path, capsys):
     assert "none.pth does not exist" in refusal(capsys, tmp_path, tmp_path / "none.pth")
 
@@ -30,7 +34,9 @@ def test_folder_without_or_with_several_checkpoints_is_refused(tmp_path, capsys,
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
-@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[:-500], lambda whole: b"\x80" + whole])
+@pytest.mark.parametrize(
+    "damage", [lambda whole: b"", lambda whole: whole[:-500], lambda whole: whole[:-10], lambda whole: b"\x80" + whole]
+)
 def test_damaged_files_are_refused(tmp_path, capsys, book, name, damage):
     path = write_source(tmp_path, book[0].state_dict(), book[1], name)
     path.write_bytes(damage(path.read_bytes()))
@@ -47,6 +53,34 @@ def test_pickle_that_would_run_a_command_is_refused_and_does_not_run(capsys, tmp
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.ones(2)])
 def test_file_that_holds_no_state_dict_is_refused(tmp_path, capsys, book, content):
+    assert "state_dict()" in refusal(capsys, tmp_path, write_source(tmp_path, content, book[1]))
+
+
+def test_classes_that_no_line_saves_readably_are_not_advised_to_be(tmp_path, capsys, book):
+    path = write_source(tmp_path, {**book[0].state_dict(), "settings": Settings(a=1)}, book[1])
+    said = refusal(capsys, tmp_path, path)
+    assert "Settings" in said
+    assert "save_readably" not in said
+    assert "In the program that made it" in said
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: tensor.to(torch.float8_e4m3fn),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused_by_name(tmp_path, capsys, book, odd):
+    name, tensor = next(iter(book[0].state_dict().items()))
+    path = write_source(tmp_path, {**book[0].state_dict(), name: odd(tensor)}, book[1])
+    assert f"no plain numbers ({name} is" in refusal(capsys, tmp_path, path)
+
+
+def test_a_file_that_holds_itself_is_refused(tmp_path, capsys, book):
+    content = {"epoch": 1}
+    content["model"] = content
     assert "state_dict()" in refusal(capsys, tmp_path, write_source(tmp_path, content, book[1]))
 
 
