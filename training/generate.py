@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, logging, set_seed
 
 from .errors import InputError
-from .loading import load_for_generation
+from .loading import first_token, load_for_generation
 
 DEFAULT_NEW_TOKENS = 200
 
@@ -69,21 +69,6 @@ def _seed(text: str) -> int:
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^32 - 1")
     return value
-
-
-def first_token(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
-    """What a prompt without tokens starts with, as a document does: what begins a text, or what ended the one before.
-
-    Raises:
-        InputError: the tokenizer has neither.
-    """
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return token
-    raise InputError(
-        f"the prompt {prompt!r} has no tokens, and the model's tokenizer none that begins or ends a text: start with a "
-        "few words, or a line break"
-    )
 
 
 def continue_prompt(

@@ -33,6 +33,21 @@ def load_for_generation(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
     return model, tokenizer
 
 
+def first_token(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
+    """What a prompt without tokens starts with, as a document does: what begins a text, or what ended the one before.
+
+    Raises:
+        InputError: the tokenizer has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise InputError(
+        f"the prompt {prompt!r} has no tokens, and the model's tokenizer none that begins or ends a text: start with a "
+        "few words, or a line break"
+    )
+
+
 def check_name(name: str) -> None:
     """Tells a path that does not exist from a Hub name, before the library looks for it on the Hub.
 

@@ -24,9 +24,8 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     logging.disable_progress_bar()
     stop = StopRequest()
-    with listen(
-        arguments.host, arguments.port
-    ) as server:  # first: a port that is taken is known before a model is read
+    # First, as a port that is taken is then known before a model is read.
+    with listen(arguments.host, arguments.port) as server:
         server.writer = Writer(arguments.model.rstrip("/"), *load_for_generation(arguments.model))
         server.between_requests = stop.raise_if_asked
         print(f"{arguments.model}: {server.url}  (Ctrl-C ends)", flush=True)

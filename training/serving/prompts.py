@@ -6,6 +6,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from ..errors import InputError
+from ..loading import first_token
 from .fields import RefusedError, check_text
 
 
@@ -26,11 +28,11 @@ def read_prompts(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> list[list[i
 def _tokens_of(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if isinstance(prompt, list) and prompt and all(_is_id(item) for item in prompt):
         return prompt
-    # An empty prompt starts like a document: after an end of text.
-    tokens = tokenizer(check_text(prompt, "prompt") or tokenizer.bos_token or tokenizer.eos_token or "")["input_ids"]
-    if not tokens:
-        raise RefusedError("prompt is empty, and this tokenizer has no token that begins a text", field="prompt")
-    return tokens
+    tokens = tokenizer(check_text(prompt, "prompt"))["input_ids"]
+    try:
+        return tokens or [first_token(tokenizer, prompt)]
+    except InputError as error:
+        raise RefusedError(str(error), field="prompt") from None
 
 
 def _is_id(item: Any) -> bool:
