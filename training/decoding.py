@@ -45,6 +45,6 @@ def can_pack(weight: torch.Tensor) -> bool:
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
-        # What torch.compile writes for frozen weights; no public name for them without its minute of compiling.
+        # What torch.compile writes for frozen weights; there is no public name for them that does not compile.
         and all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
     )
