@@ -55,7 +55,10 @@ def cannot_be_opened(name: str, error: ConversionError) -> str:
     """What is wrong with the model that `init_from` names, in one line."""
     if (Path(name) / RESOLVED).is_file() and not (Path(name) / "config.json").is_file():
         return f"init_from is {name}, which is a run folder: name its `model` folder or one of its checkpoints"
-    return f"init_from is {name}, which cannot be opened: {' '.join(str(error).split())}"
+    reason = " ".join(str(error).split())
+    if "--" in reason:
+        reason += ". Such options are those of `python -m modeling_gpt_scratch convert`: name here what it has written"
+    return f"init_from is {name}, which cannot be opened: {reason}"
 
 
 def differences_from_parent(values: Mapping[str, Any], parent: GPTScratchConfig) -> list[str]:

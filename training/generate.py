@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, logging, set_seed
@@ -41,10 +42,19 @@ def main(argv: list[str]) -> int:
     sampling = {"do_sample": False}
     if arguments.temperature > 0:
         sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")} | {"do_sample": True}
-    prompts = arguments.prompt or (line.rstrip("\n") for line in sys.stdin)
-    for prompt in prompts:
+    for prompt in _prompts(arguments.prompt):
         continue_prompt(model, tokenizer, prompt, arguments.max_new_tokens, arguments.seed, sampling)
     return 0
+
+
+def _prompts(given: list[str] | None) -> Iterator[str]:
+    """Those given, else lines of standard input. Raises InputError at one that is in another encoding."""
+    try:
+        for prompt in given or (line.rstrip("\n") for line in sys.stdin):
+            prompt.encode()  # what the shell could not read as text would be no text for a tokenizer either
+            yield prompt
+    except UnicodeError:
+        raise InputError("a prompt has bytes that are no text in this terminal's encoding: write it in UTF-8") from None
 
 
 def _number(low: float, high: float = float("inf")):

@@ -133,6 +133,7 @@ print(json.dumps({"text": text, "ids": tokenizer(prompt)["input_ids"], "eos": to
 """
 
 
+@pytest.mark.slow
 def test_nanogpts_first_model_becomes_a_folder_that_anybody_opens(tmp_path, capsys):
     characters = CHARACTERS[:30]
     model, sizes = fused_model(vocab_size=30)

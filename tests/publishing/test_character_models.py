@@ -1,4 +1,4 @@
-"""Models whose tokens are characters, published: trained here, or nanoGPT's, which has no end of text."""
+"""nanoGPT's character models, published: they have no end of text."""
 
 import json
 import re
@@ -11,19 +11,6 @@ from modeling_gpt_scratch.conversion import convert
 from publishing import client as publishing_client
 from tests.conversion.conversions import fused_model, write_nanogpt
 from tests.strangers import run_program
-from training.__main__ import main
-
-
-@pytest.fixture
-def trained(tmp_path, monkeypatch):
-    """The model of a run on characters; its records hold relative paths."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "ships.txt").write_text("Seven ships, and not one of them carries a letter.\n" * 40)
-    sizes = "--model demo --hidden_size 32 --num_hidden_layers 1 --max_position_embeddings 32 --disable_tqdm true"
-    steps = "--tokens_per_step 64 --per_device_train_batch_size 2 --max_steps 2 --save_strategy no"
-    words = f"pretrain {sizes} {steps} --corpus ships.txt --output_dir run --tokenizer characters"
-    assert main(words.split()) == 0
-    return tmp_path / "run" / "model"
 
 
 @pytest.fixture
@@ -51,11 +38,6 @@ def publish(hub, monkeypatch, capsys):
         return re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
 
     return run
-
-
-@pytest.mark.slow
-def test_a_model_that_was_trained_on_characters_is_published(trained, publish):
-    publish(trained)
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ def logits_of(folder: str | Path, length: int = 32) -> torch.Tensor:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_nothing_leaves_the_librarys_gpt2_as_it_was_and_a_stranger_opens_it(here):
     assert main(command("still", "gpt2", learning_rate="1e-12", residual_dropout=0.25, max_steps=2)) == 0
     logits = logits_of("gpt2")

@@ -64,6 +64,13 @@ def test_standard_input_gives_a_prompt_a_line(generate, monkeypatch):
     assert generate(*greedy) == generate("--prompt", "A light", "--prompt", "The wind", *greedy)
 
 
+@pytest.mark.parametrize("options", [("--prompt", "light \udcff"), ()], ids=["argument", "standard input"])
+def test_a_prompt_that_is_no_text_is_refused(options, folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"light \xff\n"), encoding="utf-8"))
+    assert main(["generate", str(folder), *options]) == 2
+    assert "a prompt has bytes that are no text in this terminal's encoding" in capsys.readouterr().err
+
+
 def test_empty_prompt_starts_a_text(generate):
     assert len(generate("--prompt", "", "--max_new_tokens", "20", "--seed", "1")) > 20
 

@@ -60,6 +60,7 @@ def test_a_run_leaves_records_charts_checkpoints_and_a_model_that_opens(command,
     assert "bits per byte" in printed
 
 
+@pytest.mark.slow
 def test_a_run_on_weighted_corpora_says_their_shares_and_goes_on_to_the_same_end(command, texts, tmp_path, capsys):
     (tmp_path / "line.txt").write_text("一二三四五六七八九十" * 300)
     corpora = {"corpus": f"[{texts}, {tmp_path / 'line.txt'}]", "corpus_weights": "[1, 3]", "max_steps": 8}

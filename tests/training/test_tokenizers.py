@@ -61,6 +61,7 @@ print(json.dumps({"text": text, "tokens": tokenizer.tokenize(prompt), "size": ge
 """
 
 
+@pytest.mark.slow
 def test_a_model_of_characters_is_opened_by_anybody(pretrain, poem, tmp_path, capsys):
     result, said = pretrain(tokenizer="characters", vocab_size=None)
     size = len(set("".join(file.read_text() for file in poem.iterdir()))) + 3
@@ -75,6 +76,7 @@ def test_a_model_of_characters_is_opened_by_anybody(pretrain, poem, tmp_path, ca
     assert main(["generate", str(tmp_path / "run" / "model"), "--prompt", "", "--max_new_tokens", "9"]) == 0
 
 
+@pytest.mark.slow
 def test_prepared_characters_are_gone_on_with_and_used_again(pretrain, tmp_path, monkeypatch, poem):
     monkeypatch.setattr(tokenization, "BATCH_CHARACTERS", 500)
     monkeypatch.setattr(tokenization, "SECONDS_BETWEEN_STATES", 0)

@@ -42,6 +42,7 @@ class ModelServer(ThreadingHTTPServer):
     """Listens at one address, a thread for each connection."""
 
     daemon_threads = True
+    request_queue_size = 256  # of connections that wait for their thread: of the default of 5, a burst loses some
     # On Linux it only skips the wait after a restart; a port that another program listens on stays refused.
     allow_reuse_address = True
     writer: Writer

@@ -11,6 +11,7 @@ from training.__main__ import main
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="imitated by what Linux says of open files")
 
 
+@pytest.mark.slow
 def test_a_run_is_interrupted_resumed_and_extended_under_the_rules_of_windows(command, tmp_path, monkeypatch):
     settings = {"save_steps": 2, "save_total_limit": 1, "eval_on_start": False, "eval_strategy": "no"}
     run = command(max_steps=4, **settings)
