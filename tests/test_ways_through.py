@@ -90,7 +90,7 @@ def account(hub, monkeypatch) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_stranger_and_generate_write_the_text_that_was_learned(here, written, way, capsys):
     ids, text = written[way]
-    assert len(set(ids)) > NEW_TOKENS // 2  # no endless repetition, which any model writes
+    assert len(set(ids)) > NEW_TOKENS // 4  # no endless repetition, which any model writes
     words = ["--prompt", WAYS[way][1], "--temperature", "0", "--max_new_tokens", str(NEW_TOKENS)]
     capsys.readouterr()
     assert main(["generate", f"{way}/model", *words]) == 0
