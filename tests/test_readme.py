@@ -95,7 +95,7 @@ def test_every_command_of_the_readme_runs_and_every_snippet_after_it(clone, type
     assert type_in(demo[1]).startswith("def ")
 
     others = [line for line in commands() if "make" not in line]
-    assert [line.split()[0] for line in others] == ["python"] * 8
+    assert [line.split()[0] for line in others] == ["python"] * 9
     with LoopbackHub() as hub:
         logged_in = hub.environment(hub.add_token("alice"), clone / "home")
         for line in others:
