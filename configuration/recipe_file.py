@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from .yaml_values import DuplicateKeyError, read_mapping
+from .yaml_values import DuplicateKeyError, Plain, read_mapping
 
 RESOLVED = "recipe.yaml"  # in a run folder: the settings that the run was begun with, every default written out
 
@@ -34,7 +34,7 @@ def read_recipe_file(path: Path) -> list[dict[str, Any]]:
         found = _read_yaml(path)
         base = found.pop("base", None)
         sources.insert(0, found)
-        if base is None:
+        if base is None or (isinstance(base, Plain) and base.lower() in ("null", "~", "")):
             return sources
         if not isinstance(base, str) or not base or Path(base := str(base)).name != base:
             raise RecipeError(f"recipe {path} has base {base!r}, but must name a file of the same folder")

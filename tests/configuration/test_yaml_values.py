@@ -88,3 +88,8 @@ def test_a_key_given_twice_is_refused_with_both_lines(load):
 def test_tags_make_no_objects(load):
     with pytest.raises(RecipeError, match="is not YAML: could not determine a constructor"):
         load("run_name: !!python/name:os.system\n")
+
+
+@pytest.mark.parametrize("null", ["null", "~", ""])
+def test_a_base_of_null_is_none(load, null):
+    assert load(f"base: {null}\n") == load("")

@@ -28,7 +28,7 @@ def learning_rate_factor(
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     decay_begins = total_steps - decay_steps
-    if kind == "constant" or step < decay_begins:
+    if kind == "constant" or step <= decay_begins:  # a scheduler asks for the step after the last one, too
         return 1.0
     progress = min(1.0, (step - decay_begins) / decay_steps)
     remaining = 0.5 * (1 + math.cos(math.pi * progress)) if kind == "cosine" else 1 - progress

@@ -84,6 +84,13 @@ def test_the_blogs_schedule_warms_up_for_a_twentieth_and_ends_at_a_tenth():
     assert schedule(33_164) == pytest.approx(0.1, abs=1e-7)
 
 
+@pytest.mark.parametrize(("warmup_steps", "total_steps"), [(0.1, 1), (3, 3)])
+def test_a_run_may_be_nothing_but_a_warm_up(warmup_steps, total_steps):
+    schedule = build_schedule(recipe(warmup_steps=warmup_steps), total_steps)
+    # The scheduler asks for one step after the last.
+    assert [schedule(step) for step in range(total_steps + 1)][-2:] == [1, 1]
+
+
 def test_a_schedule_longer_than_its_run_is_refused():
     with pytest.raises(InputError, match=r"warmup_steps \(5\) and decay_steps \(8\) .* the 12 steps"):
         build_schedule(recipe(warmup_steps=5, decay_steps=8), total_steps=12)
