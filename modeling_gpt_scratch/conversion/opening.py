@@ -13,7 +13,7 @@ from .checks import ConversionError
 from .formats import FORMATS, recognise, without_prefix
 from .gpt2 import fields_of_gpt2
 from .logits import compare_logits
-from .source import find_checkpoint, find_source, load_checkpoint, parts_of, read_json
+from .source import find_checkpoint, find_source, is_local, load_checkpoint, parts_of, read_json
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def open_model(place: Path) -> GPTScratchForCausalLM:
 
 
 def _config_file(name: str, revision: str | None) -> Path:
-    if not Path(name).exists():
+    if not is_local(name, revision):
         try:
             return Path(hf_hub_download(name, "config.json", revision=revision))
         except Exception:  # whatever it is, the whole source is missing too, or needs none; which one, it says itself

@@ -67,7 +67,7 @@ def find_source(name: str | Path, revision: str | None) -> Path:
     Raises:
         `ConversionError`: a revision of a local path, or a repository that does not exist or cannot be reached.
     """
-    if Path(name).exists() or not _names_a_repository(str(name)):
+    if is_local(name, revision):
         if revision is not None:
             raise ConversionError(f"{name} is a local path, which has no revision: leave out --revision")
         return Path(name)
@@ -75,6 +75,14 @@ def find_source(name: str | Path, revision: str | None) -> Path:
     if not any((folder / file).is_file() for file in LIBRARY_NAMES[:2]):
         folder = _download(str(name), revision, FILES + PICKLES)
     return folder
+
+
+def is_local(name: str | Path, revision: str | None) -> bool:
+    """Whether a name is that of a path, though nothing need be there, and not of a repository of the Hub."""
+    if Path(name).exists() or not _names_a_repository(str(name)):
+        return True
+    # A folder that is here is no owner on the Hub, but where somebody names a revision.
+    return revision is None and "/" in str(name) and Path(name).parent.is_dir()
 
 
 def find_checkpoint(source: Path) -> Path:

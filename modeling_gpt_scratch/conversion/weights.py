@@ -171,8 +171,13 @@ def load_gpt_scratch_checkpoint(state_dict: dict[str, torch.Tensor], config: dic
         config: the content of the folder's `config.json`.
 
     Raises:
-        `ConversionError`: an invalid configuration, or unknown, missing or misshapen tensors.
+        `ConversionError`: an invalid configuration, a classifier, or unknown, missing or misshapen tensors.
     """
+    if "score.weight" in state_dict:
+        raise ConversionError(
+            "The checkpoint is a classifier, which has score.weight in the place of a language model's head: name the "
+            "language model that it was tuned from. from_pretrained opens a classifier as it is"
+        )
     # The model's own fields: the rest is about heads, saving and code, and the result's code files are this package's.
     fields = {name: config[name] for name in GPTScratchConfig.__annotations__ if name in config}
     ours = build_config(state_dict, **fields)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
-from modeling_gpt_scratch import GPTScratchForCausalLM
+from modeling_gpt_scratch import GPTScratchForCausalLM, GPTScratchForSequenceClassification
 from modeling_gpt_scratch.conversion import convert
 from tests.conversion.architectures import BookModel
 from tests.conversion.conversions import (
@@ -74,14 +74,23 @@ def test_our_folder_with_leftovers_missing_tensors_or_an_invalid_config_is_refus
     source = tiny_model(**SIZES)
     weights = {name: tensor for name, tensor in source.state_dict().items() if name != "lm_head.weight"}
     config = json.loads(source.config.to_json_string(use_diff=False))
-    folder = write_gpt2(tmp_path / "head", weights | {"score.weight": torch.ones(3, 32)}, config)
-    assert "1 unknown: score.weight" in refusal(capsys, tmp_path, folder, "--to", "gpt2")
+    folder = write_gpt2(tmp_path / "head", weights | {"value.weight": torch.ones(3, 32)}, config)
+    assert "1 unknown: value.weight" in refusal(capsys, tmp_path, folder, "--to", "gpt2")
     folder = write_gpt2(tmp_path / "untied", weights, config | {"tie_word_embeddings": False})
     assert "1 missing: lm_head.weight" in refusal(capsys, tmp_path, folder)
     folder = write_gpt2(tmp_path / "different", weights | {"lm_head.weight": torch.ones(61, 32)}, config)
     assert "lm_head.weight differs from model.embed_tokens.weight" in refusal(capsys, tmp_path, folder)
     folder = write_gpt2(tmp_path / "invalid", weights, config | {"num_attention_heads": 5})
     assert "not a multiple of num_attention_heads" in refusal(capsys, tmp_path, folder)
+
+
+@pytest.mark.parametrize("target", ["gpt-scratch", "gpt2", "gguf"])
+def test_our_classifier_is_refused_as_one(tmp_path, capsys, tiny_config, target):
+    if target == "gguf":
+        pytest.importorskip("gguf")
+    GPTScratchForSequenceClassification(tiny_config(num_labels=3)).save_pretrained(tmp_path / "source")
+    message = refusal(capsys, tmp_path, tmp_path / "source", "--to", target)
+    assert "The checkpoint is a classifier, which has score.weight in the place of" in message
 
 
 @pytest.fixture

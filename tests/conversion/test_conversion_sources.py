@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from modeling_gpt_scratch import GPTScratchForCausalLM
 from modeling_gpt_scratch.__main__ import main
-from modeling_gpt_scratch.conversion import FORMATS, ConversionError, convert
+from modeling_gpt_scratch.conversion import FORMATS, ConversionError, convert, opening
 from modeling_gpt_scratch.conversion import source as sources
 from tests.conversion.conversions import (
     TOLERANCE,
@@ -245,6 +245,21 @@ def test_repository_that_cannot_be_had_is_refused(tmp_path):
     )
     assert finished.stderr.count("\n") == 1
     assert not (tmp_path / "output").exists()
+
+
+def test_what_is_missing_in_a_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sources, "snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path))
+    monkeypatch.setattr(opening, "hf_hub_download", lambda name, *_, **__: asked.append(name))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for read in (lambda name: convert(name, "output"), opening.read_sizes, opening.locate):
+        with pytest.raises(ConversionError, match=r"^runs/modle does not exist: name a checkpoint"):
+            read("runs/modle")
+    assert asked == []
+    with pytest.raises(ConversionError):  # unless it is said to be there
+        opening.locate("runs/modle", revision="main")
+    assert set(asked) == {"runs/modle"}
 
 
 def test_only_files_that_a_conversion_reads_are_asked_for(tmp_path, monkeypatch):
