@@ -11,6 +11,7 @@ import pytest
 
 import hub_upload
 from modeling_gpt_scratch.__main__ import main as convert
+from modeling_gpt_scratch.conversion import to_gpt2
 from publishing import client as publishing_client
 from tests.conftest import TEXT
 from tests.llama_cpp import greedy_tokens
@@ -47,8 +48,6 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tiny_model, tokenizer) -> Path:
     """A folder with the runs, each called by its way."""
-    from modeling_gpt_scratch.conversion import to_gpt2
-
     place = tmp_path_factory.mktemp("ways")
     (place / "chinese.txt").write_text(CHINESE * 30, encoding="utf-8")  # one line
     (place / "plain.txt").write_text(TEXT * 20)
