@@ -24,7 +24,7 @@ from modeling_gpt_scratch.model_folder import fresh_model
 
 from ..errors import InputError
 from ..record import CHECKPOINT
-from .checkpoints import OPTIMIZER, SCHEDULER, Checkpoints, progress_file
+from .checkpoints import OPTIMIZER, OTHER_VERSION, SCHEDULER, Checkpoints, progress_file
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,10 @@ class SavingTrainer:
                 model.load_state_dict(state_dict)
         except (RuntimeError, KeyError) as error:
             found = " ".join(str(error).split())
-            raise InputError(f"{resume_from_checkpoint} is of another model: {found[:300]}") from error
+            raise InputError(
+                f"{resume_from_checkpoint} is of another model, perhaps as {OTHER_VERSION}: go on with that one, or "
+                f"choose another output_dir ({found[:300]})"
+            ) from error
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.checkpoints.staging) if self._saving else super()._get_output_dir(trial)
