@@ -1,27 +1,14 @@
-"""From a table beside its own runs to a model that a stranger loads."""
+"""A table beside its own runs, read again."""
 
 import csv
 import json
 import shutil
 
-import pytest
-
-from tests.strangers import run_as_stranger
 from tests.training.data.tales import TALES
 from training.__main__ import main
 
-LOAD = """
-import json, sys
-from transformers import AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
-ids = tokenizer(sys.argv[2], return_tensors="pt")
-print(json.dumps([tokenizer.decode(ids["input_ids"][0]), list(model(**ids).logits.shape)]))
-"""
 
-
-@pytest.mark.slow
-def test_a_run_on_a_table_beside_it_goes_on_and_leaves_a_model_that_a_stranger_loads(tmp_path, monkeypatch, capsys):
+def test_a_run_on_a_table_beside_it_goes_on_without_reading_itself(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with (tmp_path / "tales.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["id", "tale"], *enumerate([*TALES, "", 'Two lines,\n"quoted".'])])
@@ -40,11 +27,4 @@ def test_a_run_on_a_table_beside_it_goes_on_and_leaves_a_model_that_a_stranger_l
     assert ": not read: 1 folder (run 1)" in said
     assert "resumed from checkpoint-2" in said
     assert [prepared] == list((tmp_path / "data").iterdir())
-
-    text = 'Two lines,\n"quoted".'
-    model = str(tmp_path / "run" / "model")
-    (tmp_path / "elsewhere").mkdir()
-    (decoded, shape), _ = run_as_stranger(LOAD, model, text, workplace=tmp_path / "elsewhere")
-    assert decoded == text
-    assert shape[0] == 1
-    assert shape[2] == 300
+    assert (tmp_path / "run" / "model").is_dir()
